@@ -5,6 +5,7 @@ mod cluster_info;
 mod cluster_keys;
 mod compaction;
 mod endpoint_leases;
+mod ground;
 mod identity;
 mod leading;
 pub mod manifests;
@@ -61,6 +62,7 @@ use self::{
     authority::Ca,
     compaction::{History, compact},
     endpoint_leases::EndpointLeases,
+    ground::Ground,
     leading::{Leading, Rooms, client_as},
 };
 use crate::{
@@ -129,18 +131,8 @@ impl Control {
         let (auditor, at_rest) = (flags.audit.auditor()?, flags.at_rest.open().await?);
         let plugins = flags.admission.options()?;
 
-        let store = open_store(flags, &dirs).await?;
-        progress.step(&format!("store ({})", if has_etcd { "etcd" } else { &flags.storage_backend }));
-        if has_etcd {
-            cluster_keys::agree(&*store, &dirs.tls(), token.as_ref()).await?;
-        }
-        moved::settle(&*store).await?;
-        let certs = Arc::new(Certs::open(&dirs.tls(), &serving_names(flags, &config, advertised))?);
-        let believed = flags.front_proxy.believed(&certs)?;
-        let tls = Arc::new(Tls::with_front_proxies(&certs, Some(believed.clone())).context("the authority of front proxies")?);
-        certs.keep_fresh(&group);
-        tls.follow(&certs, &group);
-        progress.step(&format!("certificates ({})", dirs.tls().display()));
+        let names = serving_names(flags, &config, advertised);
+        let Ground { store, certs, tls, believed } = Ground::lay(flags, &dirs, &names, token.as_ref(), &group, progress).await?;
 
         let etcd = has_etcd.then(|| store.clone());
         if let Some(etcd) = &etcd {
@@ -444,18 +436,6 @@ fn mount(
         None => front,
     };
     (front, started)
-}
-
-async fn open_store(flags: &ServerFlags, dirs: &Dirs) -> anyhow::Result<Arc<dyn Store>> {
-    if !flags.etcd_servers.is_empty() {
-        let tls = store::etcd::Tls { ca: flags.etcd_cafile.clone(), cert: flags.etcd_certfile.clone(), key: flags.etcd_keyfile.clone() };
-        return Ok(Arc::new(store::etcd::open(&flags.etcd_servers, &tls).await?));
-    }
-    if flags.storage_backend == "memory" {
-        return Ok(Arc::new(store::memory::Memory::new()));
-    }
-    let dir = dirs.private_store()?;
-    Ok(Arc::new(tokio::task::spawn_blocking(move || store::redb::open(&dir)).await??))
 }
 
 /// All that is served: what is switched off is not.

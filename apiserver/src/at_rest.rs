@@ -79,8 +79,11 @@ impl AtRest {
         Arc::new(Self { encryption: ArcSwapOption::from(encryption.map(Arc::new)), media, older, ..Self::default() })
     }
 
-    /// From now on written and read so.
+    /// From now on written and read so. A KMS that stays where it was is not asked again for the keys that are known.
     pub fn change(&self, encryption: Arc<Encryption>) {
+        if let Some(before) = self.encryption.load_full() {
+            encryption.inherit(&before);
+        }
         self.encryption.store(Some(encryption));
     }
 

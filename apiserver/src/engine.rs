@@ -27,6 +27,7 @@ pub(crate) mod scale;
 pub(crate) mod select;
 mod serving;
 pub(crate) mod subresource;
+pub mod union;
 pub(crate) mod update;
 mod view;
 mod wake;
@@ -60,7 +61,7 @@ pub use view::{Unseen, VIEW_BYTES_MAX, View, Viewed};
 
 use crate::{
     at_rest::AtRest,
-    identity::{Attributes, Auth, Decision, Operation, User, Verdict},
+    identity::{Attributes, Auth, Operation, User, Verdict},
     kind::Kind,
     notify::Stop,
 };
@@ -231,34 +232,17 @@ impl Engine {
 
     /// May `user` do this? Asks the authorizers in order, also those that ask somebody outside.
     pub async fn verdict(&self, attributes: &Attributes<'_>) -> Verdict {
-        let (mut reasons, mut errors) = (Vec::new(), Vec::new());
-        for authorizer in &self.auth.authorizers {
-            let Verdict { decision, error } = match authorizer.ask(attributes) {
-                None => authorizer.authorize(attributes).into(),
-                Some(asked) => asked.await,
-            };
-            match decision {
-                Decision::NoOpinion(reason) => {
-                    reasons.extend(Some(reason).filter(|reason| !reason.is_empty()));
-                    errors.extend(Some(error).filter(|error| !error.is_empty()));
-                }
-                decision => return Verdict { decision, error },
-            }
-        }
-        Verdict { decision: Decision::NoOpinion(reasons.join(", ")), error: identity::aggregated(errors) }
+        union::verdict(&self.auth.authorizers, attributes).await
     }
 
     /// As [`Self::verdict`], for who cannot wait: where somebody outside is asked, a thread waits.
-    pub fn authorize(&self, attributes: &Attributes<'_>) -> Decision {
-        let mut reasons = Vec::new();
-        for authorizer in &self.auth.authorizers {
-            match authorizer.authorize(attributes) {
-                Decision::NoOpinion(reason) if reason.is_empty() => {}
-                Decision::NoOpinion(reason) => reasons.push(reason),
-                decided => return decided,
-            }
-        }
-        Decision::NoOpinion(reasons.join(", "))
+    pub fn verdict_at_once(&self, attributes: &Attributes<'_>) -> Verdict {
+        union::verdict_at_once(&self.auth.authorizers, attributes)
+    }
+
+    /// What the authorizers let `user` do in `namespace`, as far as it can be listed.
+    pub fn rules(&self, user: &User, namespace: &str) -> identity::Rules {
+        union::rules(&self.auth.authorizers, user, namespace)
     }
 
     pub(crate) fn resource(&self, gr: &GroupResource) -> Result<Served, Status> {

@@ -8,6 +8,7 @@ mod builder;
 mod debug;
 mod deleting;
 pub(crate) mod encoded;
+mod identified;
 mod impersonate;
 mod info;
 pub(crate) mod negotiate;
@@ -36,10 +37,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use api::{
-    Status,
-    time::{Timestamp, go_duration},
-};
+use api::{Status, time::Timestamp};
 use axum::Router;
 use bytes::Bytes;
 use futures::FutureExt;
@@ -73,6 +71,7 @@ pub use builder::Builder;
 pub use patch::{PatchWork, json as json_patch, json_within as json_patch_within};
 
 use access::Access;
+use identified::{Allotted, Identified, identified};
 use info::RequestInfo;
 use negotiate::Format;
 use query::Query;
@@ -277,31 +276,16 @@ async fn serve(front: Front, request: Request, asking: Asking, access: &Access) 
     if info.resource_request {
         wait_ready(&engine).await?;
     }
-    let authenticated = auth::authenticate(&engine, &parts).await;
-    front.metrics.authenticated(authenticated.is_ok());
-    let user = match authenticated {
-        Ok(user) => user,
+    let allotted = match Allotted::of(&info, &query, front.timeouts.request) {
+        Ok(allotted) => allotted,
         Err(status) => {
-            audited::unauthenticated(&front, access, &info, &parts).await;
+            audited::refused(&front, access, &info, &parts, &status).await;
             return Err(status);
         }
     };
-    auth::forget(&mut parts.headers, front.delegations.believed().as_deref());
-    let audit = audited::begun(&front, access, &info, &parts, &user).await?;
-    let user = match impersonate::acting(&engine, &info, &parts.headers, &user).await? {
-        None => user,
-        Some(acting) => {
-            if let Some(audit) = &audit {
-                audit.impersonates(&acting.user, acting.constraint);
-            }
-            acting.user
-        }
-    };
-    access.is_of(&user);
-    let (long, began) = (info.is_long_running(), tokio::time::Instant::now());
-    let lasts = if long { front.timeouts.request } else { allotted(&query, front.timeouts.request)? };
+    let Identified { user, audit } = identified(&front, access, &info, &mut parts, allotted).await?;
     let class = front.fairness.classify(&info.asked(&user));
-    if front.fairness.is_fair() && (!long || info.verb == "watch") {
+    if front.fairness.is_fair() && (!info.is_long_running() || info.verb == "watch") {
         access.is_classified(&class);
     }
     let telling = seats::telling(&front.fairness, &class, &info, route.as_ref().ok());
@@ -322,29 +306,12 @@ async fn serve(front: Front, request: Request, asking: Asking, access: &Access) 
         now,
         class,
         telling,
-        lasts,
-        began,
+        lasts: allotted.lasts,
+        began: allotted.began,
         holds,
         me: me.clone(),
     });
-    let routed = routed(router, entry, Request::from_parts(parts, body));
-    if long {
-        return routed.await;
-    }
-    // Not tower-http's layer: it knows nothing of streams, and answers 408 without a body.
-    let done = tokio::time::timeout_at(began + lasts, routed).await;
-    done.unwrap_or_else(|_| Err(Status::timeout("Timeout: request did not complete within the allotted timeout")))
-}
-
-/// How long a request may take, where it says that itself (`WithRequestDeadline`): never longer than the server has it.
-fn allotted(query: &Query, max: Duration) -> Result<Duration, Status> {
-    let text = query.get("timeout");
-    if text.is_empty() {
-        return Ok(max);
-    }
-    let nanos = go_duration(text).map_err(|why| Status::bad_request(format!("invalid timeout specified in the request URL - {why}")))?;
-    let asked = u64::try_from(nanos).map_or(Duration::ZERO, Duration::from_nanos);
-    Ok(if asked.is_zero() { max } else { asked.min(max) })
+    allotted.bounds(routed(router, entry, Request::from_parts(parts, body))).await
 }
 
 /// To its handler, once it is allowed. Routes are found by the path as sent, so that it must be the one that was authorized; the tree does not

@@ -33,5 +33,5 @@ pub mod version;
 pub mod wire;
 pub mod zpages;
 
-pub use engine::{identity, kind};
+pub use engine::{identity, kind, union};
 pub use front::{Front, service};

@@ -12,7 +12,7 @@ mod v2;
 mod v3;
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::HashMap,
     io::{Read, Write},
     sync::Arc,
 };
@@ -258,15 +258,22 @@ fn build(world: &World, wanted: &Document) -> std::io::Result<Bytes> {
     let own: Vec<(&str, String)> = told.iter().filter_map(|kind| Some((kind.schema.name(), kind.schema.definition(version)?))).collect();
     let all = definitions::Definitions::of(&text, &own)?;
     let mut out = GzEncoder::new(Vec::new(), Compression::default());
-    let others = || {
-        let documents = world.documents();
-        let paths: BTreeSet<String> =
-            if documents.is_empty() { BTreeSet::new() } else { operations::paths(v2::operations(&all, kinds)).into_keys().collect() };
-        merge::merged(documents, &paths, |name| all.value_in_v2(name))
+    let documents = world.documents();
+    let has_others = !documents.is_empty();
+    let others = |own: &v2::Own| {
+        let definition = |name: &str| all.value_in_v2(name);
+        merge::merged(documents, &merge::Own { paths: &own.paths, parameters: &own.shared, definition })
     };
     match wanted {
-        Document::V2 => v2::write(&mut out, &all, &told, &others())?,
-        Document::V2Gnostic => out.write_all(&gnostic::encode(&all, &told, &others())?)?,
+        Document::V2 => {
+            let own = v2::Own::of(&all, &told);
+            let others = others(&own);
+            v2::write(&mut out, &all, &told, own, &others)?;
+        }
+        Document::V2Gnostic => {
+            let others = if has_others { others(&v2::Own::of(&all, &told)) } else { merge::Merged::default() };
+            out.write_all(&gnostic::encode(&all, &told, &others)?)?;
+        }
         Document::V3 { place } => {
             let mut operations = operations::of_no_kind(kinds);
             operations.retain(|operation| self::place(operation) == place);

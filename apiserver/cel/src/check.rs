@@ -342,7 +342,7 @@ impl<'s> Checker<'s> {
         if matches!(kind, Macro::OptMap | Macro::OptFlatMap) {
             let held = match &range {
                 T::Optional(held) => (**held).clone(),
-                T::Dyn => T::Dyn,
+                typ if typ.is_dyn() => T::Dyn,
                 other => return Err(Issue { at, why: format!("found no matching overload for 'optMap' applied to '{other}'") }),
             };
             let (Some(name), Some(body)) = (names.first(), body.first()) else { return Ok(T::Dyn) };
@@ -396,9 +396,10 @@ impl<'s> Checker<'s> {
 fn selected<'s>(operand: &T<'s>, name: &str, at: usize) -> Checked<'s> {
     let undefined = || Issue { at, why: format!("undefined field '{name}'") };
     match operand {
-        T::Dyn => Ok(T::Dyn),
+        typ if typ.is_dyn() => Ok(T::Dyn),
         T::Map(_, held) => Ok((**held).clone()),
         T::Object(node, resource) => T::field(node, *resource, name).ok_or_else(undefined),
+        T::Record(record) => record.fields.iter().find(|(known, _)| *known == name).map(|(_, typ)| typ.clone()).ok_or_else(undefined),
         T::Meta if matches!(name, "name" | "generateName") => Ok(T::Text),
         T::Meta => Err(undefined()),
         T::Optional(held) => selected(held, name, at),
@@ -419,20 +420,23 @@ fn operator<'s>(name: &str, operands: &[T<'s>]) -> Option<T<'s>> {
         ("_==_" | "_!=_", [a, b]) if a.takes(b) || b.takes(a) || is_number(a) && is_number(b) => Some(T::Bool),
         ("_<_" | "_<=_" | "_>_" | "_>=_", [a, b]) => {
             let has_order =
-                |typ: &T<'_>| matches!(typ, T::Dyn | T::Bool | T::Text | T::Bytes | T::Duration | T::Timestamp) || is_number(typ);
+                |typ: &T<'_>| matches!(typ, T::Bool | T::Text | T::Bytes | T::Duration | T::Timestamp) || typ.is_dyn() || is_number(typ);
             (has_order(a) && has_order(b) && (a.takes(b) || is_number(a) && is_number(b))).then_some(T::Bool)
         }
-        ("_?_:_", [condition, a, b]) if T::Bool.takes(condition) => (a.takes(b) || b.takes(a))
-            .then(|| if matches!(a, T::Dyn) || matches!(b, T::Dyn) { T::Dyn } else { a.clone().joined(b.clone()) }),
+        ("_?_:_", [condition, a, b]) if T::Bool.takes(condition) => (a.takes(b) || b.takes(a)).then(|| match (a, b) {
+            // The first of them, as the most general (`mostGeneral` in cel-go `checker/types.go`).
+            (dynamic, _) | (_, dynamic) if dynamic.is_dyn() => dynamic.clone(),
+            _ => a.clone().joined(b.clone()),
+        }),
         ("_[_]" | "_[?_]", [held, key]) => {
             let (inner, is_optional) = match held {
                 T::Optional(inner) => ((**inner).clone(), true),
                 other => (other.clone(), name == "_[?_]"),
             };
             let found = match &inner {
-                T::List(held) if matches!(key, T::Int | T::Uint | T::Double | T::Dyn) => (**held).clone(),
+                T::List(held) if is_number(key) || key.is_dyn() => (**held).clone(),
                 T::Map(keys, held) if keys.takes(key) => (**held).clone(),
-                T::Dyn => T::Dyn,
+                typ if typ.is_dyn() => T::Dyn,
                 _ => return None,
             };
             Some(if is_optional { T::Optional(Rc::new(found)) } else { found })
@@ -475,7 +479,8 @@ fn matching<'f, 's>(forms: impl Iterator<Item = (&'f str, &'f str)>, operands: &
 
 fn takes(code: char, typ: &T<'_>) -> bool {
     match (code, typ) {
-        ('x', _) | (_, T::Dyn) => true,
+        ('x', _) => true,
+        (_, typ) if typ.is_dyn() => true,
         ('s', T::Text) | ('i', T::Int) | ('u', T::Uint) | ('d', T::Double) | ('b', T::Bool) | ('y', T::Bytes) => true,
         ('D', T::Duration) | ('T', T::Timestamp) | ('l', T::List(_)) | ('m', T::Map(..)) | ('o', T::Optional(_)) => true,
         (code, T::Library(name)) => library(code) == Some(name),

@@ -3,6 +3,8 @@
 //! Sources: cel-go `checker/cost.go`, apiserver `pkg/cel/library/cost.go`, `pkg/cel/common/schemas.go`. What upstream knows to be dear and this does not
 //! counts as nothing: an estimate here is never above upstream's, and refuses no rule that a stock server takes.
 
+use std::rc::Rc;
+
 use serde_json::Value;
 
 use super::{
@@ -18,17 +20,27 @@ const PATTERN: f64 = 0.25;
 
 /// What is known of a value.
 #[derive(Clone)]
-enum Shape<'s> {
+pub enum Shape<'s> {
     Of(&'s Node),
     /// At most so many elements or bytes, each of which is one of the other.
     Made(u64, Option<Box<Shape<'s>>>),
+    /// At most so many entries, with the shapes of a key and of a value.
+    Entries(u64, Rc<(Shape<'s>, Shape<'s>)>),
+    /// Fields by name.
+    Fields(Rc<Vec<(&'static str, Shape<'s>)>>),
     Unknown,
 }
 
 /// Of one run over a value of the schema.
 pub fn cost(expr: &Expr, node: &Node) -> u64 {
     let this = Shape::Of(node);
-    Estimate { scope: vec![("self".to_owned(), this.clone()), ("oldSelf".to_owned(), this)] }.of(expr).0
+    cost_with(expr, vec![("self", this.clone()), ("oldSelf", this)])
+}
+
+/// Of one run with such variables.
+pub fn cost_with<'s>(expr: &Expr, variables: Vec<(&str, Shape<'s>)>) -> u64 {
+    let scope = variables.into_iter().map(|(name, shape)| (name.to_owned(), shape)).collect();
+    Estimate { scope }.of(expr).0
 }
 
 /// How many values of the schema one request may have (`maxCardinality`).
@@ -98,8 +110,8 @@ impl<'s> Shape<'s> {
     fn size(&self) -> u64 {
         match self {
             Self::Of(node) => most(node),
-            Self::Made(size, _) => *size,
-            Self::Unknown => 0,
+            Self::Made(size, _) | Self::Entries(size, _) => *size,
+            Self::Fields(_) | Self::Unknown => 0,
         }
     }
 
@@ -111,6 +123,25 @@ impl<'s> Shape<'s> {
                 _ => Self::Unknown,
             },
             Self::Made(_, Some(element)) => (**element).clone(),
+            Self::Entries(_, entry) => entry.1.clone(),
+            Self::Made(..) | Self::Fields(_) | Self::Unknown => Self::Unknown,
+        }
+    }
+
+    /// What a macro with one variable sees.
+    fn one(&self) -> Self {
+        match self {
+            Self::Entries(_, entry) => entry.0.clone(),
+            list if list.is_list() => list.element(),
+            _ => Self::Unknown,
+        }
+    }
+
+    fn field(&self, name: &str) -> Self {
+        match self {
+            Self::Of(node) => super::types::unescaped(name).and_then(|name| node.field(&name)).map_or(Self::Unknown, Self::Of),
+            Self::Entries(_, entry) => entry.1.clone(),
+            Self::Fields(fields) => fields.iter().find(|(known, _)| *known == name).map_or(Self::Unknown, |(_, shape)| shape.clone()),
             Self::Made(..) | Self::Unknown => Self::Unknown,
         }
     }
@@ -138,12 +169,7 @@ impl<'s> Estimate<'s> {
             }
             Form::Select(operand, name, _) => {
                 let (cost, shape) = self.of(operand);
-                let field = super::types::unescaped(name);
-                let found = match (&shape, field) {
-                    (Shape::Of(node), Some(field)) => node.field(&field).map_or(Shape::Unknown, Shape::Of),
-                    _ => Shape::Unknown,
-                };
-                (cost.saturating_add(1), found)
+                (cost.saturating_add(1), shape.field(name))
             }
             Form::Has(operand, _) => (self.of(operand).0, Shape::Unknown),
             Form::Call(target, name, arguments) => self.call(target.as_deref(), name, arguments),
@@ -181,7 +207,11 @@ impl<'s> Estimate<'s> {
                 let either = |at: usize| found.get(at).map_or(0, |(cost, _)| *cost);
                 return (either(0).saturating_add(either(1).max(either(2))), Shape::Unknown);
             }
-            "_==_" | "_!=_" | "_<_" | "_<=_" | "_>_" | "_>=_" => (part(size(0).min(size(1)), TEXT).max(1), Shape::Unknown),
+            "_==_" | "_!=_" | "_<_" | "_<=_" | "_>_" | "_>=_" => {
+                let is_empty = |(_, shape): &(u64, Shape<'_>)| matches!(shape, Shape::Made(0, None));
+                let least = u64::from(!found.iter().any(is_empty));
+                (part(size(0).min(size(1)), TEXT).max(least), Shape::Unknown)
+            }
             "matches" => (part(size(0).saturating_add(1), TEXT).saturating_mul(part(size(1), PATTERN)), Shape::Unknown),
             "contains" => (part(size(0), TEXT).saturating_mul(part(size(1), TEXT)), Shape::Unknown),
             "startsWith" | "endsWith" => (part(size(1), TEXT), Shape::Unknown),
@@ -197,9 +227,8 @@ impl<'s> Estimate<'s> {
         if matches!(kind, Macro::OptMap | Macro::OptFlatMap) {
             return (cost, Shape::Unknown);
         }
-        let element = range.element();
         // A map's only variable is its key.
-        let value = if range.is_list() || names.len() > 1 { element.clone() } else { Shape::Unknown };
+        let value = if names.len() > 1 { range.element() } else { range.one() };
         let depth = self.scope.len();
         if let [first, _] = names {
             self.scope.push((first.clone(), Shape::Unknown));
@@ -209,7 +238,7 @@ impl<'s> Estimate<'s> {
         self.scope.truncate(depth);
         let each = found.iter().fold(1, |sum: u64, (cost, _)| sum.saturating_add(*cost));
         let made = match kind {
-            Macro::Filter => Shape::Made(range.size(), Some(Box::new(element))),
+            Macro::Filter => Shape::Made(range.size(), Some(Box::new(range.one()))),
             Macro::Map | Macro::TransformList => {
                 let element = found.into_iter().last().map_or(Shape::Unknown, |(_, shape)| shape);
                 Shape::Made(range.size(), Some(Box::new(element)))

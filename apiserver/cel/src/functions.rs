@@ -91,26 +91,8 @@ fn arithmetic<'v>(run: &mut Meter, name: &str, arguments: &[V<'v>]) -> Evaluated
         ("-_", [V::Int(a)]) => overflow(a.checked_neg().map(V::Int), "integer"),
         ("-_", [V::Double(a)]) => Ok(V::Double(-a)),
         ("_/_" | "_%_", [V::Int(_), V::Int(0)] | [V::Uint(_), V::Uint(0)]) => Failure::of(zero),
-        (_, [V::Int(a), V::Int(b)]) => {
-            let found = match name {
-                "_+_" => a.checked_add(*b),
-                "_-_" => a.checked_sub(*b),
-                "_*_" => a.checked_mul(*b),
-                "_/_" => a.checked_div(*b),
-                _ => a.checked_rem(*b),
-            };
-            overflow(found.map(V::Int), "integer")
-        }
-        (_, [V::Uint(a), V::Uint(b)]) => {
-            let found = match name {
-                "_+_" => a.checked_add(*b),
-                "_-_" => a.checked_sub(*b),
-                "_*_" => a.checked_mul(*b),
-                "_/_" => a.checked_div(*b),
-                _ => a.checked_rem(*b),
-            };
-            overflow(found.map(V::Uint), "unsigned integer")
-        }
+        (_, [V::Int(a), V::Int(b)]) => overflow(whole(name, *a, *b, INTS).map(V::Int), "integer"),
+        (_, [V::Uint(a), V::Uint(b)]) => overflow(whole(name, *a, *b, UINTS).map(V::Uint), "unsigned integer"),
         ("_+_", [V::Double(a), V::Double(b)]) => Ok(V::Double(a + b)),
         ("_-_", [V::Double(a), V::Double(b)]) => Ok(V::Double(a - b)),
         ("_*_", [V::Double(a), V::Double(b)]) => Ok(V::Double(a * b)),
@@ -140,6 +122,23 @@ fn arithmetic<'v>(run: &mut Meter, name: &str, arguments: &[V<'v>]) -> Evaluated
         }
         _ => Failure::no_overload(),
     }
+}
+
+/// `+ - * / %` of whole numbers; `None` beyond what the type holds.
+type Whole<N> = [fn(N, N) -> Option<N>; 5];
+
+const INTS: Whole<i64> = [i64::checked_add, i64::checked_sub, i64::checked_mul, i64::checked_div, i64::checked_rem];
+const UINTS: Whole<u64> = [u64::checked_add, u64::checked_sub, u64::checked_mul, u64::checked_div, u64::checked_rem];
+
+fn whole<N>(name: &str, a: N, b: N, [add, subtract, multiply, divide, rest]: Whole<N>) -> Option<N> {
+    let operation = match name {
+        "_+_" => add,
+        "_-_" => subtract,
+        "_*_" => multiply,
+        "_/_" => divide,
+        _ => rest,
+    };
+    operation(a, b)
 }
 
 fn contains<'v>(run: &mut Meter, arguments: &[V<'v>]) -> Evaluated<'v> {

@@ -31,5 +31,5 @@ pub use json::{check_names, to_json};
 pub use judge::{Authority, Check, Judge, Verdict};
 pub use parser::{depth, parse, selected_from};
 pub use syntax::{Expr, Issue};
-pub use types::{Resource, T, is_reserved};
+pub use types::{Record, Resource, T, is_reserved};
 pub use value::{Evaluated, Failure, Meter, Patterns, Text, V, Variables};

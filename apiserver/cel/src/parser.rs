@@ -3,6 +3,7 @@
 use super::{
     lexer::{Token, tokens},
     syntax::{Expr, Issue, Literal, Macro, Node, Optional},
+    types::is_reserved,
 };
 
 /// Nesting of brackets, links of one chain, and depth of the whole tree: all that goes through it does so on the stack (cel-go's bound of nesting is 250).
@@ -11,24 +12,6 @@ const LINKS_MAX: usize = 60;
 const TREE_DEPTH_MAX: usize = 100;
 /// Length of an expression, in characters (cel-go's `expressionSizeCodePointLimit`).
 const EXPRESSION_LENGTH_MAX: usize = 100_000;
-const RESERVED: [&str; 16] = [
-    "as",
-    "break",
-    "const",
-    "continue",
-    "else",
-    "for",
-    "function",
-    "if",
-    "import",
-    "let",
-    "loop",
-    "package",
-    "namespace",
-    "return",
-    "var",
-    "void",
-];
 
 /// # Errors
 /// What is wrong, and where.
@@ -89,6 +72,10 @@ fn parts(expr: &Expr) -> Vec<&Expr> {
     }
 }
 
+/// What an operand begins with, and a field of a literal with a name, as cel-go's parser lists it.
+const OPERAND: &str = "{'[', '{', '(', '.', '-', '!', 'true', 'false', 'null', NUM_FLOAT, NUM_INT, NUM_UINT, STRING, BYTES, IDENTIFIER}";
+const FIELD: &str = "{'}', ',', '?', IDENTIFIER, ESC_IDENTIFIER}";
+
 struct Parser {
     tokens: Vec<(usize, Token)>,
     next: usize,
@@ -130,13 +117,17 @@ impl Parser {
     }
 
     fn unexpected(&self, token: &Token) -> Issue {
+        self.instead_of("{an expression}", token)
+    }
+
+    fn instead_of(&self, expected: &str, token: &Token) -> Issue {
         let shown = match token {
-            Token::End => "<EOF>".to_owned(),
+            Token::End => "'<EOF>'".to_owned(),
             Token::Symbol(symbol) => format!("{symbol:?}").replace('"', "'"),
             Token::Ident(word) | Token::Quoted(word) => format!("'{word}'"),
             Token::Literal(literal) => format!("{literal:?}"),
         };
-        Issue { at: self.at(), why: format!("Syntax error: mismatched input {shown} expecting {{an expression}}") }
+        Issue { at: self.at(), why: format!("Syntax error: mismatched input {shown} expecting {expected}") }
     }
 
     fn expr(&mut self) -> Parsed {
@@ -242,7 +233,7 @@ impl Parser {
                     }
                 };
                 left = if optional == Optional::No && self.is("(") {
-                    self.call(at, left, name)?
+                    self.call(left, name)?
                 } else {
                     Expr { at, node: Node::Select(Box::new(left), name, optional) }
                 };
@@ -262,7 +253,9 @@ impl Parser {
         }
     }
 
-    fn call(&mut self, at: usize, target: Expr, name: String) -> Parsed {
+    /// Calls stand at their bracket, as cel-go has it.
+    fn call(&mut self, target: Expr, name: String) -> Parsed {
+        let at = self.at();
         self.expect("(")?;
         let mut arguments = self.list(")")?;
         if matches!(&target.node, Node::Ident(space) if space == "cel") && name == "bind" && arguments.len() == 3 {
@@ -314,7 +307,9 @@ impl Parser {
             Token::Symbol("[") => self.elements(at),
             Token::Symbol("{") => self.entries(at),
             Token::Symbol(".") if matches!(self.peek(), Token::Ident(_)) => self.primary(),
+            Token::Ident(name) if is_reserved(&name) => Err(Issue { at, why: format!("reserved identifier: {name}") }),
             Token::Ident(name) if self.is("(") => {
+                let at = self.at();
                 self.next += 1;
                 let mut arguments = self.list(")")?;
                 if name != "has" {
@@ -327,11 +322,10 @@ impl Parser {
                     _ => Err(Issue { at, why: "invalid argument to has() macro".into() }),
                 }
             }
-            Token::Ident(name) if RESERVED.contains(&name.as_str()) => Err(Issue { at, why: format!("reserved identifier: {name}") }),
             Token::Ident(name) => Ok(Expr { at, node: Node::Ident(name) }),
             other => {
                 self.next -= 1;
-                Err(self.unexpected(&other))
+                Err(self.instead_of(OPERAND, &other))
             }
         }
     }
@@ -357,7 +351,7 @@ impl Parser {
                 Token::Ident(name) | Token::Quoted(name) => name,
                 other => {
                     self.next -= 1;
-                    return Err(self.unexpected(&other));
+                    return Err(self.instead_of(FIELD, &other));
                 }
             };
             self.expect(":")?;
@@ -399,6 +393,20 @@ fn type_name(expr: &Expr) -> Option<String> {
 mod tests {
     use super::*;
 
+    /// As a stock server answered.
+    #[test]
+    fn what_is_expected_is_listed_as_cel_go_does() {
+        let told = |source: &str| parse(source).unwrap_err().print(source);
+        let operand = |source: &str, at: usize| {
+            let dots = ".".repeat(at - 1);
+            format!("ERROR: <input>:1:{at}: Syntax error: mismatched input '<EOF>' expecting {OPERAND}\n | {source}\n | {dots}^")
+        };
+        for (source, at) in [("1 +", 4), ("'a' +", 6), ("self.x ==", 10), ("device.x +", 11)] {
+            assert_eq!(told(source), operand(source, at));
+        }
+        assert!(told("Object{").starts_with("ERROR: <input>:1:8: Syntax error: mismatched input '<EOF>' expecting {'}', ','"));
+    }
+
     #[test]
     fn what_is_nested_too_deep_or_cut_short_is_told() {
         let deep = [
@@ -416,7 +424,9 @@ mod tests {
         for source in deep {
             assert!(parse(&source).is_err());
         }
-        for source in ["", "1 +", "a.", "[1", "{1", "has(a)", "'a", "0x", "9223372036854775808", "a ? b", "for", "x.all(1, y)"] {
+        for source in
+            ["", "1 +", "a.", "[1", "{1", "has(a)", "'a", "0x", "9223372036854775808", "a ? b", "for", "while", "if(a)", "x.all(1, y)"]
+        {
             assert!(parse(source).is_err(), "{source}");
         }
         assert!(parse("-9223372036854775808").is_ok());

@@ -9,6 +9,8 @@ use crate::schema::{Additional, Node, Type};
 pub enum T<'s> {
     /// Anything; what it is shows when the rule runs.
     Dyn,
+    /// The same, but that no macro runs over it: `google.protobuf.Any`.
+    Any,
     Null,
     Bool,
     Int,
@@ -33,6 +35,15 @@ pub enum T<'s> {
     Message(Rc<str>),
     /// What stands before the names of composed expressions: those, with their types.
     Variables(Rc<Vec<(String, T<'s>)>>),
+    /// An object of the server's own, and its fields.
+    Record(Rc<Record<'s>>),
+}
+
+/// Of one name there is one type.
+#[derive(Debug)]
+pub struct Record<'s> {
+    pub name: &'static str,
+    pub fields: Vec<(&'static str, T<'s>)>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,15 +91,27 @@ impl<'s> T<'s> {
         Self::of(node.properties.get(&unescaped(name)?)?, Resource::No)
     }
 
+    /// Whether nothing is known of it.
+    pub fn is_dyn(&self) -> bool {
+        matches!(self, Self::Dyn | Self::Any)
+    }
+
+    /// As a whole expression's type is named (cel-go `types.Type.String`).
+    pub fn of_result(&self) -> String {
+        if matches!(self, Self::Null) { "null_type".to_owned() } else { self.to_string() }
+    }
+
     /// Whether a value of `other` may stand where one of this is asked for.
     pub fn takes(&self, other: &T<'_>) -> bool {
         match (self, other) {
-            (Self::Dyn, _) | (_, T::Dyn) => true,
+            (a, b) if a.is_dyn() || b.is_dyn() => true,
             (Self::List(a), T::List(b)) | (Self::Optional(a), T::Optional(b)) => a.takes(b),
             (Self::Map(a, b), T::Map(c, d)) => a.takes(c) && b.takes(d),
             // Objects, durations, timestamps and optionals may be compared with null.
-            (Self::Null, T::Object(..) | T::Meta | T::Duration | T::Timestamp | T::Optional(_) | T::Library(_)) => true,
-            (Self::Object(..) | Self::Meta | Self::Duration | Self::Timestamp | Self::Optional(_) | Self::Library(_), T::Null) => true,
+            (Self::Null, T::Object(..) | T::Record(_) | T::Meta | T::Duration | T::Timestamp | T::Optional(_) | T::Library(_)) => true,
+            (Self::Object(..) | Self::Record(_) | Self::Meta, T::Null) => true,
+            (Self::Duration | Self::Timestamp | Self::Optional(_) | Self::Library(_), T::Null) => true,
+            (Self::Record(a), T::Record(b)) => a.name == b.name,
             (Self::Object(a, _), T::Object(b, _)) => std::ptr::eq(*a, *b),
             (Self::Library(a), T::Library(b)) => a == b,
             (Self::Message(a), T::Message(b)) => a == b,
@@ -98,7 +121,7 @@ impl<'s> T<'s> {
 
     /// What both are.
     pub fn joined(self, other: Self) -> Self {
-        if self.takes(&other) && other.takes(&self) && !matches!(self, T::Dyn) {
+        if self.takes(&other) && other.takes(&self) && !self.is_dyn() {
             return if matches!(self, T::Null) { other } else { self };
         }
         T::Dyn
@@ -116,6 +139,7 @@ impl fmt::Display for T<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Dyn => f.write_str("dyn"),
+            Self::Any => f.write_str("any"),
             Self::Null => f.write_str("null"),
             Self::Bool => f.write_str("bool"),
             Self::Int => f.write_str("int"),
@@ -133,6 +157,7 @@ impl fmt::Display for T<'_> {
             Self::Library(name) => f.write_str(name),
             Self::Message(name) => f.write_str(name),
             Self::Variables(_) => f.write_str("kubernetes.variables"),
+            Self::Record(record) => f.write_str(record.name),
         }
     }
 }
@@ -161,7 +186,7 @@ const KEYWORDS: [&str; 21] = [
     "while",
 ];
 
-/// Whether the language keeps the word for itself: no variable can have it for a name.
+/// Whether the language keeps the word for itself (`RESERVED` in cel-spec `doc/langdef.md`): no variable can have it for a name.
 pub fn is_reserved(word: &str) -> bool {
     KEYWORDS.contains(&word)
 }

@@ -13,7 +13,7 @@ mod structural;
 use std::{borrow::Cow, time::Duration};
 
 use api::{field_errors::FieldErrors, time::Timestamp};
-use apiserver::kind::{Column, Ctx, Kind, Scope, Storage, Strategy, names};
+use apiserver::kind::{Column, Ctx, Finalizers, Kind, Scope, Storage, Strategy, names};
 use kinds::common::{
     self, Path, Read, edit,
     read::{name, text_at},
@@ -49,6 +49,8 @@ pub fn kind() -> Kind {
         subresources: vec![common::status(GROUP, "v1", "CustomResourceDefinition")],
         columns: Cow::Borrowed(COLUMNS),
         generation: true,
+        // Its own has no domain.
+        finalizers: Finalizers::Any,
         ..common::kind(GROUP, "v1", "CustomResourceDefinition", PLURAL, package, Definitions)
     }
 }
@@ -136,11 +138,6 @@ impl Strategy for Definitions {
 
     fn has_own_deletion(&self) -> bool {
         true
-    }
-
-    /// Its own has no domain.
-    fn checks_names_of_finalizers(&self) -> bool {
-        false
     }
 
     /// The first one only marks.

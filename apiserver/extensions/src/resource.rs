@@ -12,8 +12,8 @@ use api::{
 use apiserver::{
     engine::{Claims, Engine},
     kind::{
-        Came, Claimant, Conversion, Ctx, Field, Handler, Kind, Lookup, Name, Names, ReadStep, ScalePaths, Scope, Storage, Strategy,
-        Subresource, names,
+        Came, Claimant, Conversion, Ctx, Field, Finalizers, Handler, Kind, Lookup, Name, Names, ReadStep, ScalePaths, Scope, Storage,
+        Strategy, Subresource, names,
     },
     schema::{Schema, Shape},
 };
@@ -109,6 +109,7 @@ impl Whole<'_> {
             fields: self.selectable(version, is_stored).into(),
             schema,
             generation: true,
+            finalizers: Finalizers::Any,
             strategy: Arc::new(CustomResources {
                 cells,
                 scale: version.at("subresources").at("scale").map(Scale::of),

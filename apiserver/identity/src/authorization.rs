@@ -7,7 +7,8 @@ use std::{collections::HashSet, sync::Arc};
 use api::{field_errors::FieldErrors, task::Group};
 use apiserver::{
     engine::Engine,
-    identity::{Attributes, Authorizer, Decision, Rules, User, Verdict, aggregated},
+    identity::{Attributes, Authorizer, Decision, Rules, User, Verdict},
+    union,
 };
 use arc_swap::ArcSwap;
 use futures::future::BoxFuture;
@@ -181,46 +182,20 @@ impl Chain {
 
 impl Authorizer for Chain {
     fn authorize(&self, attributes: &Attributes<'_>) -> Decision {
-        let mut reasons = Vec::new();
-        for one in self.now.load().iter() {
-            match one.authorize(attributes) {
-                Decision::NoOpinion(reason) => reasons.extend(Some(reason).filter(|reason| !reason.is_empty())),
-                decided => return decided,
-            }
-        }
-        Decision::NoOpinion(reasons.join("\n"))
+        self.at_once(attributes).decision
+    }
+
+    fn at_once(&self, attributes: &Attributes<'_>) -> Verdict {
+        // Not a guard: a webhook may be waited for.
+        union::verdict_at_once(&self.now.load_full(), attributes)
     }
 
     fn ask<'a>(&'a self, attributes: &'a Attributes<'a>) -> Option<BoxFuture<'a, Verdict>> {
-        Some(Box::pin(async move {
-            let (mut reasons, mut errors) = (Vec::new(), Vec::new());
-            for one in self.now.load_full().iter() {
-                let Verdict { decision, error } = match one.ask(attributes) {
-                    None => one.authorize(attributes).into(),
-                    Some(asked) => asked.await,
-                };
-                match decision {
-                    Decision::NoOpinion(reason) => {
-                        reasons.extend(Some(reason).filter(|reason| !reason.is_empty()));
-                        errors.extend(Some(error).filter(|error| !error.is_empty()));
-                    }
-                    decision => return Verdict { decision, error },
-                }
-            }
-            Verdict { decision: Decision::NoOpinion(reasons.join("\n")), error: aggregated(errors) }
-        }))
+        Some(Box::pin(async move { union::verdict(&self.now.load_full(), attributes).await }))
     }
 
     fn rules(&self, user: &User, namespace: &str) -> Rules {
-        let (mut all, mut errors) = (Rules::default(), Vec::new());
-        for one in self.now.load().iter() {
-            let rules = one.rules(user, namespace);
-            all.resource.extend(rules.resource);
-            all.non_resource.extend(rules.non_resource);
-            all.incomplete |= rules.incomplete;
-            errors.extend(Some(rules.error).filter(|error| !error.is_empty()));
-        }
-        Rules { error: errors.join(", "), ..all }
+        union::rules(&self.now.load(), user, namespace)
     }
 
     fn start(&self, engine: &Arc<Engine>) {

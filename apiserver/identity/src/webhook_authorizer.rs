@@ -135,22 +135,26 @@ impl WebhookAuthorizer {
                 Err(error) => errors.push(format!("cel evaluation error: {error}")),
             }
         }
-        if errors.is_empty() { Ok(true) } else { Err(apiserver::identity::aggregated(errors)) }
+        if errors.is_empty() { Ok(true) } else { Err(apiserver::union::aggregated(errors)) }
     }
 }
 
 impl Authorizer for WebhookAuthorizer {
     fn authorize(&self, attributes: &Attributes<'_>) -> Decision {
+        self.at_once(attributes).decision
+    }
+
+    fn at_once(&self, attributes: &Attributes<'_>) -> Verdict {
         let handle = Handle::current();
         if handle.runtime_flavor() != RuntimeFlavor::MultiThread {
             // Nobody else would run meanwhile.
-            return self.failed(String::new()).decision;
+            return self.failed("the authorization webhook cannot be waited for".into());
         }
         // A thread that waits here drives no connection: were all of them here, no answer would ever be read.
         let Ok(_place) = AT_ONCE.try_acquire() else {
-            return self.failed("too many questions wait for the authorization webhook".into()).decision;
+            return self.failed("too many questions wait for the authorization webhook".into());
         };
-        block_in_place(|| handle.block_on(self.verdict(attributes))).decision
+        block_in_place(|| handle.block_on(self.verdict(attributes)))
     }
 
     fn ask<'a>(&'a self, attributes: &'a Attributes<'a>) -> Option<BoxFuture<'a, Verdict>> {

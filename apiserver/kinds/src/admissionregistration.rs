@@ -7,7 +7,7 @@ pub mod webhooks;
 use std::collections::HashSet;
 
 use api::field_errors::FieldErrors;
-use apiserver::kind::{Kind, Scope, Strategy, names};
+use apiserver::kind::{Finalizers, Kind, Scope, Strategy, names};
 use serde_json::{Value, json};
 
 use crate::{
@@ -35,6 +35,7 @@ fn kind(name: &'static str, plural: &'static str, strategy: impl Strategy + 'sta
         scope: Scope::Cluster,
         categories: names(&["api-extensions"]),
         generation: true,
+        finalizers: Finalizers::Any,
         ..common::kind(GROUP, "v1", name, plural, "io.k8s.api.admissionregistration.v1", strategy)
     }
 }

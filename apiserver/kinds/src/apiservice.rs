@@ -11,7 +11,7 @@ use api::{
     field_errors::FieldErrors,
     time::{Timestamp, rfc3339},
 };
-use apiserver::kind::{Column, Ctx, Kind, Name, Scope, Storage, Strategy, names};
+use apiserver::kind::{Column, Ctx, Finalizers, Kind, Name, Scope, Storage, Strategy, names};
 use serde_json::{Value, json};
 
 use crate::common::{
@@ -37,6 +37,7 @@ pub fn kind() -> Kind {
         categories: names(&["api-extensions"]),
         subresources: vec![common::status(GROUP, "v1", "APIService")],
         columns: Cow::Borrowed(COLUMNS),
+        finalizers: Finalizers::Any,
         storage: Storage::Kept { prefix: Name::Borrowed("apiregistration.k8s.io/apiservices"), ttl_seconds: None },
         ..common::kind(GROUP, "v1", "APIService", "apiservices", "io.k8s.kube-aggregator.pkg.apis.apiregistration.v1", ApiServices)
     }

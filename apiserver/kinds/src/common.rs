@@ -18,7 +18,7 @@ use api::{
     Gvk, Status,
     field_errors::{FieldErrors, Reason},
 };
-use apiserver::kind::{Conversion, Handler, Kind, Scope, Storage, Strategy, Subresource, names};
+use apiserver::kind::{Conversion, Finalizers, Handler, Kind, Scope, Storage, Strategy, Subresource, names};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -74,6 +74,7 @@ pub fn kind(
         fields: Cow::Borrowed(&[]),
         schema: crate::schema::built_in(format!("{package}.{name}")),
         generation: false,
+        finalizers: Finalizers::Qualified,
         strategy: Arc::new(strategy),
     }
 }

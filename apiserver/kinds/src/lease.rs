@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use api::{field_errors::FieldErrors, time::Timestamp};
-use apiserver::kind::{Column, Ctx, Kind, Strategy};
+use apiserver::kind::{Column, Ctx, Finalizers, Kind, Strategy};
 use serde_json::Value;
 
 use crate::common::{
@@ -21,6 +21,7 @@ const COLUMNS: &[Column] = &[
 pub fn kind() -> Kind {
     Kind {
         columns: Cow::Borrowed(COLUMNS),
+        finalizers: Finalizers::Any,
         ..common::kind("coordination.k8s.io", "v1", "Lease", "leases", "io.k8s.api.coordination.v1", Leases)
     }
 }

@@ -10,6 +10,7 @@ pub mod class;
 mod config;
 mod counters;
 mod device;
+mod expressions;
 mod internal;
 mod names;
 mod requests;

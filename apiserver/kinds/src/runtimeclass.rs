@@ -3,7 +3,7 @@
 use std::{borrow::Cow, collections::HashSet};
 
 use api::{GroupResource, field_errors::FieldErrors, time::Timestamp};
-use apiserver::kind::{Column, Kind, MetaCheck, Scope, Strategy};
+use apiserver::kind::{Column, Finalizers, Kind, MetaCheck, Scope, Strategy};
 use serde_json::Value;
 
 use crate::{
@@ -18,6 +18,7 @@ pub fn kind() -> Kind {
     Kind {
         scope: Scope::Cluster,
         columns: Cow::Borrowed(COLUMNS),
+        finalizers: Finalizers::Any,
         ..common::kind("node.k8s.io", "v1", "RuntimeClass", "runtimeclasses", "io.k8s.api.node.v1", RuntimeClasses)
     }
 }

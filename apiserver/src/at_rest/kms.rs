@@ -45,6 +45,8 @@ const ASKED_MAX: usize = 16;
 /// One provider.
 pub struct Kms {
     name: String,
+    /// `unix:///run/kms.sock`
+    endpoint: String,
     channel: Channel,
     timeout: Duration,
     state: ArcSwapOption<State>,
@@ -141,6 +143,7 @@ impl Kms {
         });
         Ok(Self {
             name: config.name.clone(),
+            endpoint: config.endpoint.clone(),
             channel: Endpoint::from_static("http://localhost").connect_with_connector_lazy(connect),
             timeout: config.timeout(),
             state: ArcSwapOption::empty(),
@@ -156,6 +159,16 @@ impl Kms {
 
     pub(super) fn timeout(&self) -> Duration {
         self.timeout
+    }
+
+    pub(super) fn is_same_plugin(&self, other: &Self) -> bool {
+        self.name == other.name && self.endpoint == other.endpoint
+    }
+
+    /// The keys that another of the same plugin knows: values are opened that nobody waits for, and each key would have to be asked for anew.
+    pub(super) fn inherit(&self, before: &Self) {
+        let known: Vec<(KeyName, Arc<Dek>)> = before.keys.lock().known.iter().map(|(name, dek)| (*name, dek.clone())).collect();
+        known.into_iter().for_each(|(name, dek)| self.remember(name, dek));
     }
 
     /// Whether it is well; it is asked, and a new seed is made where its key is another one, unless it was just now.

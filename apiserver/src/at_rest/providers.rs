@@ -111,6 +111,13 @@ impl Encryption {
         &self.kms
     }
 
+    /// What its KMSs know that were there before.
+    pub(super) fn inherit(&self, before: &Self) {
+        for kms in &self.kms {
+            before.kms.iter().filter(|old| old.is_same_plugin(kms)).for_each(|old| kms.inherit(old));
+        }
+    }
+
     /// Each KMS says which key it has; one that does not is asked again later.
     async fn prime(&self) {
         join_all(self.kms.iter().map(|kms| async {

@@ -6,7 +6,7 @@ use api::time::Timestamp;
 use serde_json::json;
 
 use super::*;
-use crate::kind::{Conversion, Handler, Scope, Storage, Strategy, Subresource, names};
+use crate::kind::{Conversion, Finalizers, Handler, Scope, Storage, Strategy, Subresource, names};
 
 struct NoStrategy;
 
@@ -35,6 +35,7 @@ fn kind(group: &'static str, version: &'static str, kind: &'static str, plural: 
         fields: Cow::Borrowed(&[]),
         schema: crate::schema::Schema::Open,
         generation: false,
+        finalizers: Finalizers::Any,
         strategy: Arc::new(NoStrategy),
     }
 }

@@ -53,7 +53,7 @@ pub(crate) async fn validate(ctx: &Ctx<'_>, object: Option<&Value>, old: Option<
 /// An object of `kind` with what an apply configuration says put over it, which nobody comes to own (`ApplyStructuredMergeDiff`).
 ///
 /// # Errors
-/// The configuration is not of the schema, or would change a part as a whole.
+/// The configuration is not of the schema, nor is what it is about, or it would change a part as a whole.
 pub fn merged(kind: &Kind, subresource: &str, object: &Value, patch: &Value) -> Result<Value, String> {
     let structure = kind.body_schema(subresource).structure();
     let typ = structure.as_ref().map_or(Typ::OPEN, Typ::of);
@@ -64,7 +64,7 @@ pub fn merged(kind: &Kind, subresource: &str, object: &Value, patch: &Value) -> 
         return Err(format!("invalid ApplyConfiguration: may not mutate atomic arrays, maps or structs: {all}"));
     }
     let mut merged = object.clone();
-    fields::merge(typ, &mut merged, patch);
+    fields::merge(typ, &mut merged, patch).map_err(|why| format!("failed to convert original object to typed object: {why}"))?;
     Ok(merged)
 }
 

@@ -119,12 +119,20 @@ impl From<Decision> for Verdict {
     }
 }
 
-/// Errors as `utilerrors.NewAggregate` prints them.
-pub fn aggregated(mut errors: Vec<String>) -> String {
-    match errors.len() {
-        0 => String::new(),
-        1 => errors.remove(0),
-        _ => format!("[{}]", errors.join(", ")),
+impl Verdict {
+    pub fn is_allowed(&self) -> bool {
+        matches!(self.decision, Decision::Allow(_))
+    }
+
+    pub fn reason(&self) -> &str {
+        let (Decision::Allow(reason) | Decision::Deny(reason) | Decision::NoOpinion(reason)) = &self.decision;
+        reason
+    }
+
+    /// What a refusal says where an authorizer that failed is refused by (`checkAuthorization` of impersonation and of resource claims).
+    pub fn why(&self) -> String {
+        let parts = [self.error.as_str(), self.reason()];
+        parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(": ")
     }
 }
 
@@ -167,9 +175,13 @@ pub trait Authenticator: Send + Sync {
 
 /// May this be done? Asked in order; the first that allows or denies has the word.
 pub trait Authorizer: Send + Sync {
-    /// From memory. One that must ask somebody outside keeps a thread meanwhile: who can wait calls [`Engine::verdict`].
+    /// From memory.
     fn authorize(&self, attributes: &Attributes<'_>) -> Decision;
-    /// The same of one that may have to ask somebody outside; `None`: [`Self::authorize`] answers at once.
+    /// The same of one that may fail. One that must ask somebody outside keeps a thread meanwhile: who can wait calls [`Engine::verdict`].
+    fn at_once(&self, attributes: &Attributes<'_>) -> Verdict {
+        self.authorize(attributes).into()
+    }
+    /// The same of one that may have to ask somebody outside; `None`: [`Self::at_once`] does not wait.
     fn ask<'a>(&'a self, _attributes: &'a Attributes<'a>) -> Option<BoxFuture<'a, Verdict>> {
         None
     }

@@ -54,7 +54,18 @@ pub struct Kind {
     pub schema: Schema,
     /// True where `metadata.generation` starts at 1 and rises with each change of anything but metadata and status.
     pub generation: bool,
+    pub finalizers: Finalizers,
     pub strategy: Arc<dyn Strategy>,
+}
+
+/// Which names the kind's finalizers may have: by whether upstream's package looks at metadata with `pkg/apis/core/validation` or with apimachinery's
+/// `pkg/api/validation`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Finalizers {
+    /// Standard ones and those with a domain (`validateKubeFinalizerName`).
+    Qualified,
+    /// All that are well formed.
+    Any,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -338,12 +349,6 @@ pub trait Strategy: Send + Sync {
     /// What a deletion is warned of that does not say what becomes of dependents.
     fn deletion_warning(&self) -> Option<&'static str> {
         None
-    }
-
-    /// Whether a finalizer has to be a standard one or to have a domain: upstream's packages that use the core group's checks of metadata, and not the
-    /// generic ones, ask for it.
-    fn checks_names_of_finalizers(&self) -> bool {
-        true
     }
 
     /// Whether upstream's storage deletes the kind in its own way: it looks at the preconditions itself, and the first deletion only marks.

@@ -16,7 +16,7 @@ use std::{
 
 use api::Status;
 use parking_lot::Mutex;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use super::Engine;
 
@@ -34,6 +34,8 @@ pub(crate) struct Locked {
     some: Notify,
     /// One can be opened now: all is to be read anew.
     pub opened: Notify,
+    /// Counts kinds that were locked and are not any more.
+    pub unlocked: watch::Sender<u64>,
 }
 
 impl Locked {
@@ -76,11 +78,15 @@ impl Locked {
 
     fn change(&self, change: impl FnOnce(&mut HashMap<String, BTreeMap<Arc<str>, String>>)) {
         let mut all = self.by_cache.lock();
+        let before: Vec<String> = all.keys().cloned().collect();
         change(&mut all);
         all.retain(|_, locked| !locked.is_empty());
         self.is_any.store(!all.is_empty(), Ordering::Release);
         if !all.is_empty() {
             self.some.notify_one();
+        }
+        if before.iter().any(|prefix| !all.contains_key(prefix)) {
+            self.unlocked.send_modify(|count| *count += 1);
         }
     }
 

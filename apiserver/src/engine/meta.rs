@@ -13,9 +13,8 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use crate::{
-    kind::{Kind, MetaCheck, Scope},
+    kind::{Finalizers, Kind, MetaCheck, Scope},
     names,
-    schema::Schema,
 };
 
 pub(super) const ANNOTATIONS_BYTES_MAX: usize = 256 << 10;
@@ -181,10 +180,10 @@ pub(crate) fn validate_update(kind: &Kind, (new, old): (&Value, &Value), meta: &
     }
 }
 
-/// `validateKubeFinalizerName`: kinds of the binary's own look at them more closely.
+/// `validateKubeFinalizerName`
 fn validate_names_of_finalizers(kind: &Kind, meta: &ObjectMeta, causes: &mut FieldErrors) {
     const STANDARD: [&str; 3] = ["kubernetes", ORPHAN, FOREGROUND];
-    if !matches!(kind.schema, Schema::BuiltIn { .. }) || !kind.strategy.checks_names_of_finalizers() {
+    if kind.finalizers == Finalizers::Any {
         return;
     }
     for (i, name) in meta.finalizers.iter().flatten().enumerate() {

@@ -5,6 +5,7 @@ use std::{iter, sync::Arc};
 use api::{GroupResource, Status};
 use bytes::Bytes;
 use store::Entry;
+use tokio::sync::watch;
 
 use super::{Engine, cache::Cache, form, object::Object, registry::Served};
 
@@ -74,6 +75,11 @@ impl Engine {
         let registry = self.registry.load();
         let cache = registry.resource(gr).and_then(|served| served.cache.as_ref());
         cache.map_or(Ok(()), |cache| self.locked.check(&cache.prefix))
+    }
+
+    /// Changes whenever [`Engine::whole`] is true of a resource that it was not true of: what had to be left undone can be done.
+    pub fn unlocked(&self) -> watch::Receiver<u64> {
+        self.locked.unlocked.subscribe()
     }
 
     /// Whether an update writes the object although it changes nothing: it stands there in another form than is written now.

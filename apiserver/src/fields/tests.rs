@@ -30,7 +30,7 @@ fn change(old: &Value, new: &Value, mode: Mode) -> [Value; 3] {
 fn merged(live: &Value, config: &Value) -> Value {
     let structure = structure();
     let mut out = live.clone();
-    merge(Typ::of(&structure), &mut out, config);
+    merge(Typ::of(&structure), &mut out, config).unwrap();
     out
 }
 
@@ -97,6 +97,42 @@ fn sets_have_the_leaves_and_the_items() {
     ];
     for (object, expected) in cases {
         assert_eq!(fields(&object), expected, "{object}");
+    }
+}
+
+/// A schema may have become another since it was stored.
+#[test]
+fn what_is_there_and_cannot_be_merged_is_not_dropped() {
+    let structure = structure();
+    let keyless = "associative list with keys has an element that omits all key fields";
+    let cases = [
+        (json!({"items": [{"key": "a"}, {"value": "v"}]}), json!({"items": [{"key": "a"}]}), None),
+        (
+            json!({"items": ["v"]}),
+            json!({"items": [{"key": "a"}]}),
+            Some(".items: element 0: associative list with keys may not have non-map elements"),
+        ),
+        (json!({"items": {"a": "b"}}), json!({"items": [{"key": "a"}]}), Some(".items: expected list, got &{map[a:b]}")),
+        (json!({"labels": ["a", "b"]}), json!({"labels": {"a": "b"}}), Some(".labels: expected map, got &{[a b]}")),
+        (
+            json!({"set": [{"a": 1}]}),
+            json!({"set": ["a"]}),
+            Some(".set: element 0: associative list without keys has an element that's a map type"),
+        ),
+        (
+            json!({"items": [{"key": "a", "ports": ["x"]}]}),
+            json!({"items": [{"key": "a", "ports": [{"key": "b"}]}]}),
+            Some(r#".items[id="1",key="a"].ports: element 0: associative list with keys may not have non-map elements"#),
+        ),
+        // Nobody says anything about it, it is owned as a whole, or nothing is known of it.
+        (json!({"items": ["v"]}), json!({"name": "a"}), None),
+        (json!({"whole": {"a": "b"}}), json!({"whole": ["a"]}), None),
+        (json!({"free": ["a"]}), json!({"free": {"a": "b"}}), None),
+        (json!({"items": null}), json!({"items": [{"key": "a"}]}), None),
+    ];
+    for (live, config, wanted) in cases {
+        let found = merge(Typ::of(&structure), &mut live.clone(), &config).err();
+        assert_eq!(found.as_deref(), wanted, "{live} {config} ({keyless})");
     }
 }
 

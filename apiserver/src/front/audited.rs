@@ -6,7 +6,7 @@ use api::Status;
 use http::{header, request::Parts};
 use http_body::Body as _;
 use http_body_util::BodyExt;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{Shared, access::Access, auth, info::RequestInfo};
 use crate::{
@@ -41,13 +41,25 @@ pub(super) async fn begun(
 }
 
 /// A request of nobody: its refusal alone is told (`WithFailedAuthenticationAudit`).
-pub(super) async fn unauthenticated(front: &Shared, access: &Access, info: &RequestInfo, parts: &Parts) {
+pub(super) async fn unauthenticated(front: &Shared, access: &Access, info: &RequestInfo, parts: &Parts, refusal: &Status) {
+    if refusal.code != 401 {
+        // It took too long.
+        return refused(front, access, info, parts, refusal).await;
+    }
+    let attempted = if parts.headers.contains_key(header::AUTHORIZATION) { "bearer" } else { "" };
+    let message = format!("Authentication failed, attempted: {attempted}");
+    tell(front, access, info, parts, 401, &json!({"status": "Failure", "reason": "Unauthorized", "message": message})).await;
+}
+
+/// What is refused before anybody asks who sent it (`withFailedRequestAudit`).
+pub(super) async fn refused(front: &Shared, access: &Access, info: &RequestInfo, parts: &Parts, refusal: &Status) {
+    tell(front, access, info, parts, refusal.code, &json!({"message": refusal.message})).await;
+}
+
+async fn tell(front: &Shared, access: &Access, info: &RequestInfo, parts: &Parts, code: u16, status: &Value) {
     let (Some(auditor), nobody) = (&front.auditor, Arc::new(User::default())) else { return };
     let Some(audit) = auditor.begin(&auth::attributes(info, &nobody), parts, &nobody, &access.id()) else { return };
-    let message =
-        format!("Authentication failed, attempted: {}", if parts.headers.contains_key(header::AUTHORIZATION) { "bearer" } else { "" });
-    let status = serde_json::json!({"status": "Failure", "reason": "Unauthorized", "message": message});
-    audit.started(&Ended { code: 401, status: Some(&status), object: None }).await;
+    audit.started(&Ended { code, status: Some(status), object: None }).await;
 }
 
 /// Tells of the end, or of the head of what goes on.

@@ -45,7 +45,7 @@ pub(crate) async fn authenticate(engine: &Arc<Engine>, parts: &Parts) -> Result<
 }
 
 /// # Errors
-/// 403 in upstream's words.
+/// 403 in upstream's words; 500 where an authorizer failed.
 pub(crate) async fn authorize(engine: &Engine, info: &RequestInfo, user: &User, audit: Option<&Audit>) -> Result<(), Status> {
     let asked = attributes(info, user);
     let verdict = engine.verdict(&asked).await;
@@ -66,27 +66,28 @@ fn annotations(verdict: &Verdict) -> Vec<(String, String)> {
     word.into_iter().chain([("authorization.k8s.io/reason".into(), reason.to_owned())]).collect()
 }
 
-/// The same request under another verb.
+/// The same request under another verb (`withAuthorization` in `endpoints/handlers/update.go`).
 ///
 /// # Errors
-/// 403 in upstream's words.
+/// 403 in upstream's words; 500 where an authorizer failed.
 pub(crate) async fn authorize_as(engine: &Engine, info: &RequestInfo, user: &User, verb: &str) -> Result<(), Status> {
-    allowed(engine, &Attributes { verb, ..attributes(info, user) }).await
+    let asked = Attributes { verb, ..attributes(info, user) };
+    as_allowed(&asked, engine.verdict(&asked).await)
 }
 
 /// A verb that is needed besides the request's own (`ensureAuthorizedForVerb` in `pkg/registry/core/pod/rest/authorize.go`).
 ///
 /// # Errors
-/// 403, with the authorizers' reason alone.
+/// 403, with the authorizers' reason alone; 500 where an authorizer failed, be it allowed.
 pub(crate) async fn authorize_also(engine: &Engine, info: &RequestInfo, user: &User, verb: &str) -> Result<(), Status> {
     if info.verb == verb {
         return Ok(());
     }
-    match engine.verdict(&Attributes { verb, ..attributes(info, user) }).await.decision {
-        Decision::Allow(_) => Ok(()),
-        Decision::Deny(reason) | Decision::NoOpinion(reason) => {
-            Err(Status::forbidden(&GroupResource::new(&info.group, &info.resource), &info.name, &reason))
-        }
+    let verdict = engine.verdict(&Attributes { verb, ..attributes(info, user) }).await;
+    match verdict.is_allowed() {
+        _ if !verdict.error.is_empty() => Err(Status::internal(verdict.error)),
+        true => Ok(()),
+        false => Err(Status::forbidden(&GroupResource::new(&info.group, &info.resource), &info.name, verdict.reason())),
     }
 }
 
@@ -94,15 +95,21 @@ pub(crate) async fn authorize_also(engine: &Engine, info: &RequestInfo, user: &U
 /// authorizers keeps a thread meanwhile.
 ///
 /// # Errors
-/// 403 in upstream's words.
+/// 403 in upstream's words, also where an authorizer failed.
 pub fn allowed_at_once(engine: &Engine, asked: &Attributes<'_>) -> Result<(), Status> {
-    as_allowed(asked, engine.authorize(asked).into())
+    or_refused(asked, &engine.verdict_at_once(asked))
 }
 
+/// May the sender be somebody else?
+///
 /// # Errors
-/// 403 in upstream's words.
+/// 403 in upstream's words, also where an authorizer failed.
 pub(super) async fn allowed(engine: &Engine, asked: &Attributes<'_>) -> Result<(), Status> {
-    as_allowed(asked, engine.verdict(asked).await)
+    or_refused(asked, &engine.verdict(asked).await)
+}
+
+fn or_refused(asked: &Attributes<'_>, verdict: &Verdict) -> Result<(), Status> {
+    if verdict.is_allowed() { Ok(()) } else { Err(refused(asked, &verdict.why())) }
 }
 
 /// Where an authorizer failed and no other allows, it is not known whether it would have been allowed: that is no refusal.

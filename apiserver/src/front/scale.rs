@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     body::Response,
-    kind::{Column, Conversion, Kind, Name, Names, Scope, Storage, Strategy},
+    kind::{Column, Conversion, Finalizers, Kind, Name, Names, Scope, Storage, Strategy},
     schema::Schema,
 };
 
@@ -45,6 +45,7 @@ static KIND: LazyLock<Kind> = LazyLock::new(|| Kind {
     fields: Cow::Borrowed(&[]),
     schema: Schema::Open,
     generation: false,
+    finalizers: Finalizers::Any,
     strategy: Arc::new(Cells),
 });
 

@@ -44,6 +44,10 @@ pub fn encode(all: &Definitions<'_>, kinds: &[Arc<Kind>], others: &Merged) -> io
             m.named(1, name, |m| schema(m, value));
         }
     });
+    // Ours stand where they are used.
+    if !others.parameters.is_empty() {
+        document.nested(10, |m| others.parameters.iter().for_each(|(name, value)| m.named(1, name, |m| parameter(m, value))));
+    }
     Ok(document.0)
 }
 
@@ -175,7 +179,10 @@ fn responses(m: &mut Message, codes: Option<&Map<String, Value>>) {
 
 fn parameters(m: &mut Message, field: u64, list: &Value) {
     for value in list.as_array().into_iter().flatten() {
-        m.nested(field, |item| item.nested(1, |m| parameter(m, value)));
+        match value["$ref"].as_str() {
+            None => m.nested(field, |item| item.nested(1, |m| parameter(m, value))),
+            Some(to) => m.nested(field, |item| item.nested(2, |m| m.text(1, to))),
+        }
     }
 }
 

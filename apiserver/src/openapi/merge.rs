@@ -6,16 +6,26 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value, json};
 
-const MARK: &str = "#/definitions/";
+const DEFINITIONS: &str = "#/definitions/";
+const PARAMETERS: &str = "#/parameters/";
 
-/// What others bring to a document: paths that are not ours, and definitions under names that nobody else has.
+/// What others bring to a document: paths that are not ours, and definitions and shared parameters under names that nobody else has.
 #[derive(Default)]
 pub struct Merged {
     pub paths: BTreeMap<String, Value>,
     pub definitions: BTreeMap<String, Value>,
+    pub parameters: BTreeMap<String, Value>,
 }
 
-/// Of a document, the paths of a group version and the definitions that they need.
+/// What a document has before others are put beside it.
+pub struct Own<'o, D> {
+    pub paths: &'o Map<String, Value>,
+    pub parameters: &'o BTreeMap<String, Value>,
+    /// By its name.
+    pub definition: D,
+}
+
+/// Of a document, the paths of a group version, its shared parameters, and the definitions that they need.
 ///
 /// # Errors
 /// It is no such document.
@@ -26,58 +36,77 @@ pub fn of_group_version(document: &[u8], group: &str, version: &str) -> Result<V
         None => Ok(Map::new()),
         Some(_) => Err(format!("{name} is no object")),
     };
-    let (mut paths, mut all) = (take("paths")?, take("definitions")?);
+    let (mut paths, parameters, mut all) = (take("paths")?, take("parameters")?, take("definitions")?);
     let prefix = format!("/apis/{group}/{version}/");
     paths.retain(|path, item| path.starts_with(&prefix) && item.is_object());
     let (mut open, mut definitions) = (Vec::new(), Map::new());
-    paths.values().for_each(|item| references(item, &mut open));
+    paths.values().chain(parameters.values()).for_each(|item| references(item, &mut open));
     while let Some(name) = open.pop() {
         if let Some(definition) = all.shift_remove(&name) {
             references(&definition, &mut open);
             definitions.insert(name, definition);
         }
     }
-    Ok(json!({"paths": paths, "definitions": definitions}))
+    Ok(json!({"paths": paths, "parameters": parameters, "definitions": definitions}))
 }
 
-/// Puts them beside `own_paths` and the definitions that `own` tells. What is the same is there once; what only has the same name gets another.
-pub fn merged(documents: Vec<Value>, own_paths: &BTreeSet<String>, own: impl Fn(&str) -> Option<Value>) -> Merged {
+/// Puts them beside our own. What is the same is there once; what only has the same name gets another.
+pub fn merged(documents: Vec<Value>, own: &Own<'_, impl Fn(&str) -> Option<Value>>) -> Merged {
     let mut merged = Merged::default();
     for mut document in documents {
         let mut part = |name: &str| match document.get_mut(name).map(Value::take) {
             Some(Value::Object(map)) => map,
             _ => Map::new(),
         };
-        let (paths, definitions) = (part("paths"), part("definitions"));
-        let (mut names, mut taken) = (BTreeMap::new(), BTreeSet::new());
-        for (name, definition) in &definitions {
-            let there = |name: &str| own(name).or_else(|| merged.definitions.get(name).cloned());
-            let fits = |name: &String| !taken.contains(name) && there(name).is_none_or(|there| there == *definition);
-            let tried = std::iter::once(name.clone()).chain((2..).map(|n| format!("{name}_v{n}")));
-            if let Some(free) = tried.take(definitions.len() + 64).find(fits) {
-                taken.insert(free.clone());
-                names.insert(name.clone(), free);
-            }
-        }
+        let (paths, parameters, definitions) = (part("paths"), part("parameters"), part("definitions"));
+        let mut names = Names {
+            definitions: free_names(&definitions, |name| (own.definition)(name).or_else(|| merged.definitions.get(name).cloned())),
+            parameters: BTreeMap::new(),
+        };
         for (name, mut definition) in definitions {
-            let Some(name) = names.get(&name) else { continue };
-            rename(&mut definition, &names);
-            if own(name).is_none() {
+            let Some(name) = names.definitions.get(&name) else { continue };
+            names.rename(&mut definition);
+            if (own.definition)(name).is_none() {
                 merged.definitions.entry(name.clone()).or_insert(definition);
             }
         }
-        for (path, mut item) in paths.into_iter().filter(|(path, _)| !own_paths.contains(path)) {
-            rename(&mut item, &names);
+        // What they refer to has its name of now: only then they may be the same as others.
+        let mut parameters = parameters;
+        parameters.values_mut().for_each(|parameter| names.rename(parameter));
+        let there = |name: &str| own.parameters.get(name).or_else(|| merged.parameters.get(name)).cloned();
+        names.parameters = free_names(&parameters, there);
+        for (name, parameter) in parameters {
+            let Some(name) = names.parameters.get(&name) else { continue };
+            if !own.parameters.contains_key(name) {
+                merged.parameters.entry(name.clone()).or_insert(parameter);
+            }
+        }
+        for (path, mut item) in paths.into_iter().filter(|(path, _)| !own.paths.contains_key(path)) {
+            names.rename(&mut item);
             merged.paths.entry(path).or_insert(item);
         }
     }
     merged
 }
 
+/// For each the name that it gets: its own, or the first after it that is free or stands for the same.
+fn free_names(values: &Map<String, Value>, there: impl Fn(&str) -> Option<Value>) -> BTreeMap<String, String> {
+    let (mut names, mut taken) = (BTreeMap::new(), BTreeSet::new());
+    for (name, value) in values {
+        let fits = |name: &String| !taken.contains(name) && there(name).is_none_or(|there| there == *value);
+        let tried = std::iter::once(name.clone()).chain((2..).map(|n| format!("{name}_v{n}")));
+        if let Some(free) = tried.take(values.len() + 64).find(fits) {
+            taken.insert(free.clone());
+            names.insert(name.clone(), free);
+        }
+    }
+    names
+}
+
 fn references(value: &Value, found: &mut Vec<String>) {
     match value {
         Value::Object(map) => {
-            if let Some(name) = map.get("$ref").and_then(Value::as_str).and_then(|to| to.strip_prefix(MARK)) {
+            if let Some(name) = map.get("$ref").and_then(Value::as_str).and_then(|to| to.strip_prefix(DEFINITIONS)) {
                 found.push(name.to_owned());
             }
             map.values().for_each(|value| references(value, found));
@@ -87,18 +116,29 @@ fn references(value: &Value, found: &mut Vec<String>) {
     }
 }
 
-fn rename(value: &mut Value, names: &BTreeMap<String, String>) {
-    match value {
-        Value::Object(map) => {
-            if let Some(Value::String(to)) = map.get_mut("$ref")
-                && let Some(name) = to.strip_prefix(MARK).and_then(|name| names.get(name))
-            {
-                *to = format!("{MARK}{name}");
+/// The names that a document's parts get.
+struct Names {
+    definitions: BTreeMap<String, String>,
+    parameters: BTreeMap<String, String>,
+}
+
+impl Names {
+    fn rename(&self, value: &mut Value) {
+        match value {
+            Value::Object(map) => {
+                if let Some(Value::String(to)) = map.get_mut("$ref") {
+                    for (mark, names) in [(DEFINITIONS, &self.definitions), (PARAMETERS, &self.parameters)] {
+                        if let Some(name) = to.strip_prefix(mark).and_then(|name| names.get(name)) {
+                            *to = format!("{mark}{name}");
+                            break;
+                        }
+                    }
+                }
+                map.values_mut().for_each(|value| self.rename(value));
             }
-            map.values_mut().for_each(|value| rename(value, names));
+            Value::Array(list) => list.iter_mut().for_each(|value| self.rename(value)),
+            _ => {}
         }
-        Value::Array(list) => list.iter_mut().for_each(|value| rename(value, names)),
-        _ => {}
     }
 }
 
@@ -107,7 +147,7 @@ mod tests {
     use super::*;
 
     fn document(meta: &str) -> Vec<u8> {
-        let reference = |name: &str| json!({"$ref": format!("{MARK}{name}")});
+        let reference = |name: &str| json!({"$ref": format!("{DEFINITIONS}{name}")});
         json!({
             "swagger": "2.0",
             "paths": {"/apis/a/v1/things": {"get": {"schema": reference("Thing")}}, "/apis/a/v2/things": {"get": {"schema": reference("Other")}}, "/version/": {}},
@@ -125,19 +165,52 @@ mod tests {
         for bad in ["[]", "{", r#"{"paths": 1}"#, "null"] {
             assert!(of_group_version(bad.as_bytes(), "a", "v1").is_err(), "{bad}");
         }
-        assert_eq!(of_group_version(b"{}", "a", "v1").unwrap(), json!({"paths": {}, "definitions": {}}));
+        assert_eq!(of_group_version(b"{}", "a", "v1").unwrap(), json!({"paths": {}, "parameters": {}, "definitions": {}}));
+    }
+
+    /// Beside one definition of our own, and one shared parameter.
+    fn beside(documents: Vec<Value>, paths: &[&str]) -> Merged {
+        let paths = paths.iter().map(|path| ((*path).to_owned(), json!({}))).collect();
+        let parameters = BTreeMap::from([("limit-a".to_owned(), json!({"name": "limit"}))]);
+        let definition = |name: &str| (name == "Meta").then(|| json!({"description": "ours"}));
+        merged(documents, &Own { paths: &paths, parameters: &parameters, definition })
     }
 
     #[test]
     fn what_is_the_same_is_there_once_and_what_is_not_gets_another_name() {
-        let own = |name: &str| (name == "Meta").then(|| json!({"description": "ours"}));
         let of = |meta: &str| of_group_version(&document(meta), "a", "v1").unwrap();
-        let same = merged(vec![of("ours")], &BTreeSet::new(), own);
+        let same = beside(vec![of("ours")], &[]);
         assert_eq!(same.definitions.keys().collect::<Vec<_>>(), ["Thing"]);
-        let other = merged(vec![of("theirs"), of("third")], &BTreeSet::new(), own);
+        let other = beside(vec![of("theirs"), of("third")], &[]);
         assert_eq!(other.definitions.keys().collect::<Vec<_>>(), ["Meta_v2", "Meta_v3", "Thing", "Thing_v2"]);
         assert_eq!(other.definitions["Thing"]["properties"]["metadata"]["$ref"], "#/definitions/Meta_v2");
-        let ours = merged(vec![of("ours")], &BTreeSet::from(["/apis/a/v1/things".to_owned()]), own);
+        let ours = beside(vec![of("ours")], &["/apis/a/v1/things"]);
         assert!(ours.paths.is_empty());
+    }
+
+    #[test]
+    fn shared_parameters_come_along() {
+        let of = |version: &str, limit: Value, meta: &str| {
+            let reference = |name: &str| json!({"$ref": format!("{PARAMETERS}{name}")});
+            let path = format!("/apis/a/{version}/things");
+            let document = json!({
+                "paths": {path: {"parameters": [reference("limit-a")], "post": {"parameters": [reference("body-b")]}}},
+                "parameters": {"limit-a": limit, "body-b": {"name": "body", "schema": {"$ref": format!("{DEFINITIONS}Meta")}}},
+                "definitions": {"Meta": {"description": meta}},
+            });
+            of_group_version(document.to_string().as_bytes(), "a", version).unwrap()
+        };
+        let same = beside(vec![of("v1", json!({"name": "limit"}), "ours")], &[]);
+        assert_eq!(same.parameters.keys().collect::<Vec<_>>(), ["body-b"]);
+        assert_eq!(same.parameters["body-b"]["schema"]["$ref"], "#/definitions/Meta");
+        let other = |version: &str, limit: &str| of(version, json!({"name": "limit", "type": limit}), "theirs");
+        let all = beside(vec![other("v1", "string"), other("v2", "string"), other("v3", "integer")], &[]);
+        assert_eq!(all.parameters.keys().collect::<Vec<_>>(), ["body-b", "limit-a_v2", "limit-a_v3"]);
+        assert_eq!(all.parameters["body-b"]["schema"]["$ref"], "#/definitions/Meta_v2");
+        let of_path = |version: &str| all.paths[&format!("/apis/a/{version}/things")]["parameters"][0]["$ref"].clone();
+        assert_eq!(
+            [of_path("v1"), of_path("v2"), of_path("v3")],
+            ["limit-a_v2", "limit-a_v2", "limit-a_v3"].map(|n| format!("{PARAMETERS}{n}"))
+        );
     }
 }

@@ -6,7 +6,7 @@ use api::time::Timestamp;
 
 use super::*;
 use crate::{
-    kind::{Conversion, Handler, Scope, Storage, Strategy, Subresource, names},
+    kind::{Conversion, Finalizers, Handler, Scope, Storage, Strategy, Subresource, names},
     schema::{Schema, Tables},
 };
 
@@ -43,6 +43,7 @@ fn table() -> Vec<Arc<Kind>> {
         fields: Cow::Borrowed(&[]),
         schema: Schema::BuiltIn { tables: definitions(), name: "io.k8s.api.x.v1.Thing".into() },
         generation: true,
+        finalizers: Finalizers::Any,
         strategy: Arc::new(NoStrategy),
     };
     vec![Arc::new(thing)]

@@ -20,14 +20,27 @@ use crate::kind::Kind;
 /// Whose descriptions and types clients that look for what a server can do read in place.
 const NEVER_SHARED: [&str; 3] = ["name", "fieldValidation", "dryRun"];
 
-pub fn write(out: &mut impl Write, all: &Definitions<'_>, kinds: &[Arc<Kind>], others: &Merged) -> io::Result<()> {
-    let operations = operations(all, kinds);
+/// What of the document is ours, besides definitions.
+pub struct Own {
+    pub paths: Map<String, Value>,
+    pub shared: BTreeMap<String, Value>,
+}
+
+impl Own {
+    pub fn of(all: &Definitions<'_>, kinds: &[Arc<Kind>]) -> Self {
+        let mut shared = BTreeMap::new();
+        let of_operations = operations::paths(operations(all, kinds));
+        let paths = of_operations.iter().map(|(path, item)| (path.clone(), path_item(item, &mut |p| share(p, &mut shared)))).collect();
+        Self { paths, shared }
+    }
+}
+
+pub fn write(out: &mut impl Write, all: &Definitions<'_>, kinds: &[Arc<Kind>], own: Own, others: &Merged) -> io::Result<()> {
     let lists = custom_lists(all, kinds);
-    let needed = all.needed(operations::named(&operations).into_iter().chain([list_meta().as_str()]));
-    let mut shared = BTreeMap::new();
-    let mut paths: Map<String, Value> =
-        operations::paths(operations).iter().map(|(path, item)| (path.clone(), path_item(item, &mut |p| share(p, &mut shared)))).collect();
+    let needed = all.needed(operations::named(&operations(all, kinds)).into_iter().chain([list_meta().as_str()]));
+    let Own { mut paths, mut shared } = own;
     paths.extend(others.paths.clone());
+    shared.extend(others.parameters.clone());
     write!(out, r#"{{"swagger":"2.0","info":{},"security":{},"securityDefinitions":{},"paths":"#, info(), security(), schemes())?;
     serde_json::to_writer(&mut *out, &paths)?;
     write!(out, r#","parameters":"#)?;

@@ -207,6 +207,10 @@ async fn a_kms_that_is_well_is_asked_once_and_its_new_key_makes_values_stale() {
     let before = stored(&store, KEY).await;
     second.patch(&path, "merge-patch", &same).await.ok(200);
     assert_eq!(stored(&store, KEY).await, before, "another seed of the same key is not stale");
+    // The configuration is read anew, and nothing else is: what is known stays known.
+    at_rest.change(Arc::new(encryption(&kms(&dir)).await));
+    second.patch(&path, "merge-patch", &same).await.ok(200);
+    assert_eq!((stored(&store, KEY).await, *plugin.decrypted.lock()), (before.clone(), 1));
     *plugin.key_id.lock() = "key-2".into();
     at_rest.change(Arc::new(encryption(&kms(&dir)).await));
     second.patch(&path, "merge-patch", &same).await.ok(200);

@@ -35,6 +35,37 @@ async fn impersonation_needs_leave() {
     room.raw("GET", THINGS, "", &[("impersonate-group", "g")]).await.refused(400, "without impersonating a user name");
 }
 
+/// Where an authorizer failed, nobody knows whether it is allowed; who would be somebody else is refused all the same.
+#[tokio::test]
+async fn an_authorizer_that_fails_is_no_refusal() {
+    let room = Room::new().await;
+    let lost = ("authorization", "Bearer token-lost");
+    let status = room.raw("GET", THINGS, "", &[lost]).await.refused(500, "the webhook is lost");
+    assert_eq!(status["reason"], "InternalError");
+    let status = room.raw("GET", THINGS, "", &[lost, ("impersonate-user", "alice")]).await;
+    status.refused(403, r#"in the namespace "default": the webhook is lost: who knows"#);
+}
+
+/// `--request-timeout` begins before anybody is asked who sends a request.
+#[tokio::test(start_paused = true)]
+async fn who_asks_is_found_out_in_time() {
+    let room = Room::new().await;
+    let path = format!("{THINGS}?timeout=3s");
+    for headers in [&[("authorization", "Bearer hangs")][..], &[("impersonate-user", "hangs")]] {
+        let began = tokio::time::Instant::now();
+        let reply = room.raw("GET", &path, "", headers).await;
+        reply.refused(504, "Timeout: request did not complete within the allotted timeout");
+        assert_eq!(began.elapsed().as_secs(), 3, "{headers:?}");
+    }
+    // What is no time is told before.
+    room.raw("GET", &format!("{THINGS}?timeout=soon"), "", &[("authorization", "Bearer hangs")]).await.refused(400, "invalid timeout");
+    // Without a word the server's own bound holds; a watch has none.
+    room.raw("GET", THINGS, "", &[("authorization", "Bearer hangs")]).await.refused(504, "Timeout");
+    let path = format!("{THINGS}?watch=1&timeout=3s");
+    let watch = room.raw("GET", &path, "", &[("authorization", "Bearer hangs")]);
+    assert!(tokio::time::timeout(std::time::Duration::from_secs(600), watch).await.is_err());
+}
+
 #[tokio::test]
 async fn unknown_paths_are_not_found() {
     let room = Room::new().await;

@@ -16,12 +16,13 @@ use apiserver::{
     at_rest::AtRest,
     engine::Engine,
     front::{self, Front},
-    identity::{Admission, Attributes, Auth, Authenticator, Authorizer, Decision, Known, Peer, User},
-    kind::{Column, Conversion, Field, Grace, Handler, Kind, Lookup, ScalePaths, Scope, Storage, Strategy, Subresource, names},
+    identity::{Admission, Attributes, Auth, Authenticator, Authorizer, Decision, Known, Peer, User, Verdict},
+    kind::{Column, Conversion, Field, Finalizers, Grace, Handler, Kind, Lookup, ScalePaths, Scope, Storage, Strategy, Subresource, names},
     schema::Schema,
 };
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use http::{HeaderMap, Request};
 use http_body::Body as _;
 use http_body_util::{BodyExt, Full};
@@ -99,6 +100,7 @@ pub fn kind(version: &'static str, kind: &'static str, plural: &'static str, sco
         fields: Cow::Borrowed(&[]),
         schema: Schema::Open,
         generation: false,
+        finalizers: Finalizers::Any,
         strategy: Arc::new(Plain),
     }
 }
@@ -147,7 +149,7 @@ pub fn kinds() -> Vec<Arc<Kind>> {
     all.into_iter().map(Arc::new).collect()
 }
 
-/// Everything but what `nobody` asks, which is counted.
+/// Everything but what `nobody` asks, which is counted. `lost` is asked for in vain, and what is about something that `hangs` for ever.
 #[derive(Default)]
 struct Everyone(Arc<AtomicUsize>);
 
@@ -160,6 +162,14 @@ impl Authorizer for Everyone {
             Decision::Allow(String::new())
         }
     }
+
+    fn ask<'a>(&'a self, asked: &'a Attributes<'a>) -> Option<BoxFuture<'a, Verdict>> {
+        if asked.name == "hangs" {
+            return Some(Box::pin(std::future::pending()));
+        }
+        let lost = Verdict { decision: Decision::NoOpinion("who knows".into()), error: "the webhook is lost".into() };
+        (asked.user.name == "lost").then(|| Box::pin(std::future::ready(lost)) as BoxFuture<'a, Verdict>)
+    }
 }
 
 struct Tokens;
@@ -167,6 +177,9 @@ struct Tokens;
 #[async_trait]
 impl Authenticator for Tokens {
     async fn token(&self, _: &Arc<Engine>, token: &str, _: &[String]) -> Result<Option<Known>, api::Status> {
+        if token == "hangs" {
+            std::future::pending::<()>().await;
+        }
         let user = token.strip_prefix("token-").map(|name| User { name: name.into(), ..User::default() });
         Ok(user.map(|user| Known { user, audiences: vec!["test".into()] }))
     }

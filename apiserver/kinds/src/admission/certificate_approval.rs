@@ -3,7 +3,7 @@
 //! Source: `plugin/pkg/admission/certificates/approval`, `pkg/certauthorization`.
 
 use api::Status;
-use apiserver::identity::{Admission, Attributes, Decision, Operation, Review};
+use apiserver::identity::{Admission, Attributes, Operation, Review};
 use async_trait::async_trait;
 
 use super::{forbidden, is};
@@ -49,7 +49,8 @@ pub async fn may(review: &Review<'_>, verb: &str, signer: &str) -> bool {
             resource_request: true,
             ..Attributes::default()
         };
-        if matches!(review.ctx.engine.verdict(&asked).await.decision, Decision::Allow(_)) {
+        let verdict = review.ctx.engine.verdict(&asked).await;
+        if verdict.is_allowed() && verdict.error.is_empty() {
             return true;
         }
     }

@@ -11,7 +11,7 @@ use std::{
 use api::selector::{Fields, Labels};
 use apiserver::{
     engine::Engine,
-    identity::{Attributes, Decision, User},
+    identity::{Attributes, User},
 };
 use cel::{Authority, Check, Checker, Composed, Expr, Failure, Judge, Named, Resource, Run, T, V, Verdict, schema::Node};
 use serde_json::{Value, json};
@@ -166,8 +166,7 @@ impl<'s> Environment<'s> {
             Wanted::Object => "Object",
             Wanted::Patches => "list(JSONPatch)",
         };
-        let found = if matches!(typ, T::Null) { "null_type".to_owned() } else { typ.to_string() };
-        Err(format!("must evaluate to {must} but got {found}"))
+        Err(format!("must evaluate to {must} but got {}", typ.of_result()))
     }
 
     fn checked(&self, source: &str, asks: Asks) -> Result<(Expr, T<'s>, usize), String> {
@@ -334,10 +333,9 @@ impl Judge for Authorizers<'_> {
             fields: fields.as_ref(),
             labels: labels.as_ref(),
         };
-        match self.engine.authorize(&attributes) {
-            Decision::Allow(reason) => Verdict { allowed: true, reason, error: None },
-            Decision::Deny(reason) | Decision::NoOpinion(reason) => Verdict { allowed: false, reason, error: None },
-        }
+        let found = self.engine.verdict_at_once(&attributes);
+        let (allowed, reason) = (found.is_allowed(), found.reason().to_owned());
+        Verdict { allowed, reason, error: Some(found.error).filter(|error| !error.is_empty()) }
     }
 }
 

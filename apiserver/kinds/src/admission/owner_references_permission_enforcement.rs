@@ -2,7 +2,7 @@
 
 use api::Status;
 use apiserver::{
-    identity::{Admission, Attributes, Decision, Operation, Review},
+    identity::{Admission, Attributes, Operation, Review},
     kind::Scope,
 };
 use async_trait::async_trait;
@@ -33,7 +33,7 @@ impl Admission for OwnerReferencesPermissionEnforcement {
         }
         let blocking: Vec<&Value> = new.iter().filter(|owner| is_new_block(owner, old)).collect();
         let anything = Attributes { group: "*", version: "*", resource: "*", name: "*", namespace: "", ..finalizers(review) };
-        if blocking.is_empty() || matches!(review.ctx.engine.verdict(&anything).await.decision, Decision::Allow(_)) {
+        if blocking.is_empty() || review.ctx.engine.verdict(&anything).await.is_allowed() {
             return Ok(());
         }
         for owner in blocking {
@@ -94,10 +94,12 @@ fn finalizers<'a>(review: &'a Review<'_>) -> Attributes<'a> {
 }
 
 async fn allowed(review: &Review<'_>, asked: &Attributes<'_>, why: &str) -> Result<(), Status> {
-    match review.ctx.engine.verdict(asked).await.decision {
-        Decision::Allow(_) => Ok(()),
-        Decision::Deny(reason) | Decision::NoOpinion(reason) => Err(forbidden(review, &format!("{why}: {reason}, <nil>"))),
+    let verdict = review.ctx.engine.verdict(asked).await;
+    if verdict.is_allowed() {
+        return Ok(());
     }
+    let error = if verdict.error.is_empty() { "<nil>" } else { &verdict.error };
+    Err(forbidden(review, &format!("{why}: {}, {error}", verdict.reason())))
 }
 
 #[cfg(test)]

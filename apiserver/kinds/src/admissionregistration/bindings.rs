@@ -4,7 +4,7 @@
 use std::{borrow::Cow, collections::HashSet};
 
 use api::{field_errors::FieldErrors, time::Timestamp};
-use apiserver::kind::{Column, Kind, Strategy};
+use apiserver::kind::{Column, Kind, MetaCheck, Strategy};
 use serde_json::Value;
 
 use super::{default_match, match_resources, mutating_operations};
@@ -39,6 +39,10 @@ struct Bindings {
 impl Strategy for Bindings {
     fn unconditional_update(&self) -> bool {
         false
+    }
+
+    fn meta_check(&self) -> MetaCheck {
+        MetaCheck::Create
     }
 
     fn default(&self, object: &mut Value) {

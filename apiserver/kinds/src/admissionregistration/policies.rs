@@ -4,7 +4,7 @@
 use std::{borrow::Cow, collections::HashSet};
 
 use api::{field_errors::FieldErrors, time::Timestamp};
-use apiserver::kind::{Column, Ctx, Kind, Strategy};
+use apiserver::kind::{Column, Ctx, Kind, MetaCheck, Strategy};
 use cel::T;
 use serde_json::Value;
 
@@ -66,6 +66,10 @@ impl Strategy for ValidatingPolicies {
         false
     }
 
+    fn meta_check(&self) -> MetaCheck {
+        MetaCheck::Create
+    }
+
     fn default(&self, object: &mut Value) {
         default_policy(object);
     }
@@ -112,6 +116,10 @@ impl Strategy for ValidatingPolicies {
 impl Strategy for MutatingPolicies {
     fn unconditional_update(&self) -> bool {
         false
+    }
+
+    fn meta_check(&self) -> MetaCheck {
+        MetaCheck::Create
     }
 
     fn default(&self, object: &mut Value) {

@@ -4,7 +4,7 @@
 use std::{borrow::Cow, collections::HashSet};
 
 use api::{field_errors::FieldErrors, time::Timestamp};
-use apiserver::kind::{Column, Kind, Strategy};
+use apiserver::kind::{Column, Kind, MetaCheck, Strategy};
 use serde_json::{Value, json};
 
 use super::{FAILURE_POLICIES, MATCH_POLICIES, REINVOCATION_POLICIES, default_rules, match_conditions, operations, word};
@@ -56,6 +56,10 @@ const STRICT: Leniency = Leniency { side_effects: false, reviews: false, names: 
 impl Strategy for Configurations {
     fn unconditional_update(&self) -> bool {
         false
+    }
+
+    fn meta_check(&self) -> MetaCheck {
+        MetaCheck::Create
     }
 
     fn default(&self, object: &mut Value) {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use api::{GroupResource, Status};
 use apiserver::{
     engine::Engine,
-    identity::{Admission, Attributes, Decision, Operation, Review, User},
+    identity::{Admission, Attributes, Operation, Review, User},
 };
 use async_trait::async_trait;
 use serde_json::Value;
@@ -104,7 +104,11 @@ impl Question<'_> {
             name,
             ..Attributes::default()
         };
-        matches!(self.engine.verdict(&asked).await.decision, Decision::Allow(_))
+        let verdict = self.engine.verdict(&asked).await;
+        if !verdict.error.is_empty() {
+            tracing::error!(user = self.user.name, verb, resource, name, error = verdict.error, "error authorizing user");
+        }
+        verdict.is_allowed()
     }
 
     fn holds(&self, wanted: &RuleSet) -> Result<(), String> {

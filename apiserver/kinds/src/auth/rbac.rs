@@ -4,12 +4,13 @@
 //!
 //! Source: `plugin/pkg/auth/authorizer/rbac/rbac.go`, `pkg/registry/rbac/validation/rule.go`.
 
-use std::{collections::HashSet, sync::Arc};
+use std::sync::Arc;
 
 use api::{GroupResource, Key};
 use apiserver::{
     engine::{Change, Engine},
     identity::{Attributes, Authorizer, Decision, Rules, User},
+    union::aggregated,
 };
 use serde_json::{Value, json};
 
@@ -69,7 +70,7 @@ impl Authorizer for Rbac {
         match allowed {
             Some(reason) => Decision::Allow(reason),
             None if errors.is_empty() => Decision::NoOpinion(String::new()),
-            None => Decision::NoOpinion(format!("RBAC: {}", aggregate(errors))),
+            None => Decision::NoOpinion(format!("RBAC: {}", aggregated(errors))),
         }
     }
 
@@ -87,7 +88,7 @@ impl Authorizer for Rbac {
             left = rest;
             list(set.rule(rule), &mut rules);
         }
-        rules.error = aggregate(errors);
+        rules.error = aggregated(errors);
         rules
     }
 
@@ -127,17 +128,6 @@ fn list(rule: Rule, rules: &mut Rules) {
 fn note(error: String, errors: &mut Vec<String>) {
     if errors.len() < ERRORS_MAX {
         errors.push(error);
-    }
-}
-
-/// Errors as `utilerrors.NewAggregate` prints them: each once.
-fn aggregate(errors: Vec<String>) -> String {
-    let mut seen = HashSet::new();
-    let mut unique: Vec<String> = errors.into_iter().filter(|error| seen.insert(error.clone())).collect();
-    match unique.len() {
-        0 => String::new(),
-        1 => unique.remove(0),
-        _ => format!("[{}]", unique.join(", ")),
     }
 }
 

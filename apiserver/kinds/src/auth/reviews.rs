@@ -11,7 +11,7 @@ use api::{
     time::{Timestamp, rfc3339},
 };
 use apiserver::{
-    identity::{Attributes, Decision, Known, User, Verdict},
+    identity::{Attributes, Decision, Known, User},
     kind::{Ctx, Kind, Scope, Storage, Strategy, names},
 };
 use async_trait::async_trait;
@@ -141,18 +141,16 @@ impl Strategy for AccessReview {
         let (fields, labels) = (fields(resource.at("fieldSelector")), labels(resource.at("labelSelector")));
         let labels = Some(&labels).filter(|labels| !labels.is_empty());
         let verdict = ctx.engine.verdict(&Attributes { fields: Some(&fields), labels, ..attributes(spec, &user) }).await;
-        let Verdict { decision, error } = verdict;
         let mut status = Map::new();
-        status.insert("allowed".into(), matches!(decision, Decision::Allow(_)).into());
-        if matches!(decision, Decision::Deny(_)) {
+        status.insert("allowed".into(), verdict.is_allowed().into());
+        if matches!(verdict.decision, Decision::Deny(_)) {
             status.insert("denied".into(), true.into());
         }
-        let (Decision::Allow(reason) | Decision::Deny(reason) | Decision::NoOpinion(reason)) = decision;
-        if !reason.is_empty() {
-            status.insert("reason".into(), reason.into());
+        if !verdict.reason().is_empty() {
+            status.insert("reason".into(), verdict.reason().into());
         }
-        if !error.is_empty() {
-            status.insert("evaluationError".into(), error.into());
+        if !verdict.error.is_empty() {
+            status.insert("evaluationError".into(), verdict.error.into());
         }
         object["status"] = Value::Object(status);
         Ok(object)
@@ -189,23 +187,16 @@ impl Strategy for SelfSubjectRulesReview {
         if namespace.is_empty() {
             return Err(Status::bad_request("no namespace on request"));
         }
-        let (mut resource, mut paths, mut incomplete, mut errors) = (Vec::new(), Vec::new(), false, Vec::new());
-        for authorizer in &ctx.engine.auth().authorizers {
-            let rules = authorizer.rules(ctx.user, &namespace);
-            resource.extend(rules.resource);
-            paths.extend(rules.non_resource);
-            incomplete |= rules.incomplete;
-            errors.extend(Some(rules.error).filter(|e| !e.is_empty()));
-        }
+        let rules = ctx.engine.rules(ctx.user, &namespace);
         // Upstream answers with an object of its own.
         object["metadata"] = json!({});
         object["spec"] = json!({});
-        object["status"] = json!({"resourceRules": Value::Null, "nonResourceRules": Value::Null, "incomplete": incomplete});
+        object["status"] = json!({"resourceRules": Value::Null, "nonResourceRules": Value::Null, "incomplete": rules.incomplete});
         // Moved: `json!` copies.
-        object["status"]["resourceRules"] = Value::Array(resource);
-        object["status"]["nonResourceRules"] = Value::Array(paths);
-        if !errors.is_empty() {
-            object["status"]["evaluationError"] = errors.join(", ").into();
+        object["status"]["resourceRules"] = Value::Array(rules.resource);
+        object["status"]["nonResourceRules"] = Value::Array(rules.non_resource);
+        if !rules.error.is_empty() {
+            object["status"]["evaluationError"] = rules.error.into();
         }
         Ok(object)
     }

@@ -3,12 +3,10 @@
 use api::field_errors::FieldErrors;
 use serde_json::Value;
 
-use super::each;
+use super::{each, expressions};
 use crate::common::{Path, Read, name_rules, not_supported, well_formed};
 
 const SELECTORS: usize = 32;
-/// `CELSelectorExpressionMaxLength`, in bytes.
-const EXPRESSION_BYTES: usize = 10 << 10;
 const OPERATORS: &[&str] = &["Equal", "Exists"];
 const EFFECTS: &[&str] = &["NoExecute", "NoSchedule", "None"];
 
@@ -18,16 +16,9 @@ pub fn validate(selectors: &[Value], path: Path<'_>, causes: &mut FieldErrors) {
         let at = at.field("cel");
         match selector.at("cel") {
             None => causes.required(at, ""),
-            Some(cel) => expression(cel.text("expression"), at.field("expression"), causes),
+            Some(cel) => expressions::validate(cel.text("expression"), at.field("expression"), causes),
         }
     });
-}
-
-/// `validateCELSelector`
-fn expression(text: &str, path: Path<'_>, causes: &mut FieldErrors) {
-    if text.len() > EXPRESSION_BYTES {
-        causes.too_long(path, EXPRESSION_BYTES);
-    }
 }
 
 /// `validateDeviceToleration`

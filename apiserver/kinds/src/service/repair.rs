@@ -53,7 +53,8 @@ pub async fn bootstrap(engine: &Arc<Engine>, config: &Config) {
     }
 }
 
-/// Puts back what is deleted by hand: the IPAddress of a living Service, the default ServiceCIDR. For as long as the server runs.
+/// Puts back what is deleted by hand: the IPAddress of a living Service, the default ServiceCIDR. And looks at all claims again when objects can be
+/// decrypted that could not be. For as long as the server runs.
 pub async fn keep_claims(engine: Arc<Engine>, config: Config) {
     let repair = Repair::new(&engine, &config);
     let lost = Arc::new(Lost::default());
@@ -62,9 +63,12 @@ pub async fn keep_claims(engine: Arc<Engine>, config: Config) {
     lost.add(Found { all_services: true, default_range: true, ..Found::default() });
     let mut young = Box::pin(tokio::time::sleep(ORPHAN_GRACE));
     let (mut is_young, mut pause) = (true, RETRY.0);
+    let mut unlocked = engine.unlocked();
     loop {
         tokio::select! {
             () = lost.some.notified() => {}
+            // The engine has the sender.
+            Ok(()) = unlocked.changed() => lost.add(Found { all_services: true, leaks: true, ..Found::default() }),
             () = &mut young, if is_young => {
                 is_young = false;
                 repair.orphans().await;
@@ -99,6 +103,8 @@ struct Found {
     services: BTreeSet<(String, String)>,
     all_services: bool,
     default_range: bool,
+    /// Addresses and node ports that nobody has may be claimed.
+    leaks: bool,
 }
 
 impl<'a> Repair<'a> {
@@ -123,6 +129,14 @@ impl<'a> Repair<'a> {
         {
             tracing::warn!(error = status.message, "default ServiceCIDR not written; trying again");
             again.default_range = true;
+        }
+        // Where some cannot be decrypted yet, it is told when they can be.
+        if found.leaks && self.engine.whole(&objects::services()).is_ok() {
+            self.orphans().await;
+            if let Err(status) = self.node_ports().await {
+                tracing::warn!(error = status.message, "node ports of Services are not claimed; trying again");
+                again.leaks = true;
+            }
         }
         again
     }
@@ -346,6 +360,7 @@ impl Lost {
         let mut found = self.found.lock();
         found.default_range |= more.default_range;
         found.all_services |= more.all_services;
+        found.leaks |= more.leaks;
         found.services.extend(more.services);
         if found.services.len() > LOST_MAX {
             found.services.clear();

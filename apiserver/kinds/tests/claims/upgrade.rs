@@ -68,6 +68,31 @@ async fn what_a_service_has_that_cannot_be_decrypted_stays_claimed() {
     assert_eq!(check(&*store).await, before);
 }
 
+/// What nobody has cannot be told while a Service cannot be read; it is looked for when that can be read again, and not at the next start alone.
+#[tokio::test]
+async fn what_had_to_be_left_is_mended_once_a_key_returns() {
+    const KEY: &str = "/registry/services/specs/default/locked";
+    let shared = Shared::memory();
+    let store = shared.open().await;
+    let first = Server::start(store.clone(), &small()).await;
+    first.bootstrap().await;
+    let made = first.make("locked", json!({"type": "NodePort", "clusterIP": "10.96.0.7"})).await;
+    assert_eq!(made.0, 201, "{made:?}");
+    let (key, address) = owned_by("10.96.0.12", OLD, "ipallocator.k8s.io", "gone");
+    put(&*store, &key, address).await;
+    remove(&*store, PORTS_KEY).await;
+    let plain = store.get(KEY).await.unwrap().unwrap().value;
+    put(&*store, KEY, "k8s:enc:aesgcm:v1:lost:?").await;
+    let second = Server::start(shared.open().await, &small()).await;
+    second.bootstrap().await;
+    second.group.spawn_loop("claims", kinds::service::keep_claims(second.engine.clone(), small()));
+    let left = claimed(&*store).await;
+    assert_eq!((left.addresses.len(), left.ports.len()), (2, 0));
+    put(&*store, KEY, plain).await;
+    eventually("claims are those of the Services", async || claimed(&*store).await == had(&*store).await).await;
+    assert_eq!(check(&*store).await.ports.len(), 1);
+}
+
 #[tokio::test]
 async fn services_of_an_older_server_get_their_claims_whoever_starts_first() {
     let (shared, store) = older().await;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use api::{GroupResource, Key, task::Group};
 use apiserver::{
     engine::Engine,
-    identity::{Attributes, Authenticator, Decision, User},
+    identity::{Attributes, Authenticator, User},
 };
 use kinds::auth::{self, Tokens, system_user};
 use serde_json::json;
@@ -28,7 +28,7 @@ fn may(engine: &Engine, user: &str, groups: &[&str], verb: &str, what: &str, nam
     let (resource, subresource) = resource.split_once('/').unwrap_or((resource, ""));
     let user = User { name: user.into(), groups: groups.iter().map(|g| (*g).into()).collect(), ..User::default() };
     let asked = Attributes { user: &user, verb, resource_request: true, group, resource, subresource, namespace, ..Attributes::default() };
-    matches!(engine.authorize(&asked), Decision::Allow(_))
+    engine.verdict_at_once(&asked).is_allowed()
 }
 
 #[tokio::test]

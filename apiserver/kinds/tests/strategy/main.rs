@@ -8,6 +8,7 @@ mod devices;
 mod documents;
 mod door;
 mod fields;
+mod finalizers;
 mod flows;
 mod interchange;
 mod limits;

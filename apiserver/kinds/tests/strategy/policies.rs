@@ -378,3 +378,21 @@ async fn expressions_are_checked_against_the_types_of_what_they_are_about() {
         assert!(told.starts_with("apps/v1, Kind=Deployment: ERROR: <input>:1:") && told.contains(words), "{told}");
     }
 }
+
+/// Each keeps within the bounds of a policy, and all of them together would blow the object up.
+#[tokio::test]
+async fn what_all_policies_add_is_bounded() {
+    let room = room().await;
+    let patch = |name: &str| {
+        let copy = |i: usize| format!("JSONPatch{{op: 'copy', from: '/data/x', path: '/data/{name}{i}'}}");
+        let expression = format!("[{}, {}]", copy(0), copy(1));
+        json!({"mutations": [{"patchType": "JSONPatch", "jsonPatch": {"expression": expression}}]})
+    };
+    for name in ["a", "b", "c", "d", "e"] {
+        change(&room, name, patch(name)).await;
+    }
+    Room::ok(room.post(MAPS, map("small", json!({"x": "y"}))).await);
+    let (code, status) = room.post(MAPS, map("large", json!({"x": "y".repeat(700 << 10)}))).await;
+    let why = "policy 'e' with binding 'e-binding' denied request: mutating policies may add 6291456 bytes to the object of a request";
+    assert_eq!((code, status["message"].as_str()), (403, Some(why)));
+}

@@ -52,10 +52,7 @@ pub(crate) fn apply(ctx: &Ctx<'_>, object: &mut Value, configuration: &Configura
         return Err(Status::bad_request("metadata.managedFields must be nil"));
     }
     let shape = Shape::of(schema);
-    validate(shape.typ(), config).map_err(|why| {
-        let place = format!("{}/{}; {found}", meta::text(config, "namespace"), meta::text(config, "name"));
-        Status::new(500, "", format!("failed to create typed patch object ({place}): {why}"))
-    })?;
+    validate(shape.typ(), config).map_err(|why| unlike(&format!("typed patch object ({})", place(config)), &why))?;
     let mut live = std::mem::take(object);
     if !live.is_object() {
         live = json!({"kind": gvk.kind, "apiVersion": gvk.api_version()});
@@ -84,6 +81,16 @@ fn gvk_of(config: &Value) -> String {
     let text = |name: &str| config.get(name).and_then(Value::as_str).unwrap_or_default();
     let (group, version) = text("apiVersion").split_once('/').unwrap_or(("", text("apiVersion")));
     if version.contains('/') { "/, Kind=".to_owned() } else { format!("{group}/{version}, Kind={}", text("kind")) }
+}
+
+/// `objectGVKNN`
+fn place(object: &Value) -> String {
+    format!("{}/{}; {}", meta::text(object, "namespace"), meta::text(object, "name"), gvk_of(object))
+}
+
+/// Of what is not of its schema.
+fn unlike(what: &str, why: &str) -> Status {
+    Status::new(500, "", format!("failed to create {what}: {why}"))
 }
 
 struct Round<'a> {
@@ -142,7 +149,9 @@ impl Round<'_> {
         let who = Who::of(self.ctx, self.ctx.manager.name, self.version);
         let typ = self.shape.typ();
         let mut merged = self.live.clone();
-        merge(typ, &mut merged, self.config);
+        // Upstream looks at all of it, here only at what would be lost.
+        merge(typ, &mut merged, self.config)
+            .map_err(|why| Refusal::Status(unlike(&format!("typed live object ({})", place(self.live)), &why)))?;
         let set = set_of(typ, self.config, Mode::Raw).without(&self.reset);
         let last = managed.of(&who).cloned();
         managed.0.retain(|entry| entry.who != who);

@@ -17,7 +17,7 @@ use store::Entry;
 use super::*;
 use crate::{
     engine::{cache::Write, event_history::BYTES_MAX, select::Selection},
-    kind::{Conversion, Field, Kind, Lookup, Storage, Strategy, names},
+    kind::{Conversion, Field, Finalizers, Kind, Lookup, Storage, Strategy, names},
 };
 
 struct NoStrategy;
@@ -70,6 +70,7 @@ impl Written {
             }]),
             schema: crate::schema::Schema::Open,
             generation: false,
+            finalizers: Finalizers::Any,
             strategy: Arc::new(NoStrategy),
         };
         Self(Arc::new(Cache::new(Arc::new(kind), "things")), 0)

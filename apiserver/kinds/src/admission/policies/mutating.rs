@@ -1,7 +1,11 @@
 //! MutatingAdmissionPolicy: what its expressions make of an object. Sources: apiserver `pkg/admission/plugin/policy/mutating/{dispatcher,reinvocationcontext}.go`,
 //! `mutating/patch/{smd,json_patch}.go`, `generic/policy_dispatcher.go`.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    io::{self, Write},
+    sync::Arc,
+};
 
 use api::Status;
 use apiserver::{
@@ -31,6 +35,9 @@ use crate::{
 const PLUGIN: &str = "MutatingAdmissionPolicy";
 /// What the patches of one policy may weigh together, in units of cost: ten bytes of text are one, so that this is twice the largest object.
 const PATCH_WEIGHT_MAX: u64 = 600_000;
+/// What all policies together may add to the object of one request, in bytes of JSON, be it in the second pass; what one takes away again is not
+/// reckoned up. Each stays within its own bounds, and there may be any number of them.
+const GROWTH_BYTES_MAX: u64 = 6 << 20;
 /// Operations of one patch: as many as one that a client sends may have.
 const OPERATIONS_MAX: usize = 10_000;
 
@@ -46,6 +53,8 @@ struct Memory {
     asked: BTreeSet<String>,
     /// Those of them that something changed after.
     again: BTreeSet<String>,
+    /// What has been added, in bytes of JSON.
+    grown: u64,
 }
 
 /// A policy that is about the write, with one object of parameters.
@@ -230,6 +239,14 @@ async fn one(
     if let Some(object) = object
         && was.as_ref() != Some(&object)
     {
+        let grown = json_bytes(Some(&object)).saturating_sub(json_bytes(was.as_ref()));
+        let memory = review.reinvocation.memory::<Memory>(PLUGIN);
+        if memory.grown + grown > GROWTH_BYTES_MAX {
+            let why = format!("mutating policies may add {GROWTH_BYTES_MAX} bytes to the object of a request");
+            tell(policy, Some(binding), &why, "Invalid", wrong);
+            return Ok(());
+        }
+        memory.grown += grown;
         let object = converted_back(review.ctx, kind, object).await?;
         review.replace(PLUGIN, object)?;
         let memory = review.reinvocation.memory::<Memory>(PLUGIN);
@@ -240,6 +257,25 @@ async fn one(
         review.reinvocation.memory::<Memory>(PLUGIN).asked.insert(id);
     }
     Ok(())
+}
+
+/// Of its text, which is not written.
+fn json_bytes(value: Option<&Value>) -> u64 {
+    struct Counted(u64);
+    impl Write for Counted {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0 += bytes.len() as u64;
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let mut counted = Counted(0);
+    // Nothing that is written fails here.
+    let _ = value.map(|value| serde_json::to_writer(&mut counted, value));
+    counted.0
 }
 
 /// What the expressions of one invocation see besides the object, which changes.

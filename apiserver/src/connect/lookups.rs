@@ -107,16 +107,18 @@ mod tests {
     };
 
     use futures::{FutureExt, future::join_all};
+    use parking_lot::Condvar;
 
     use super::*;
 
-    /// Threads that wait for a resolver which says nothing; let go by the end of the test.
-    static SILENCE: Mutex<()> = Mutex::new(());
+    /// A resolver that says nothing until it is let go.
+    static IS_OVER: Mutex<bool> = Mutex::new(false);
+    static OVER: Condvar = Condvar::new();
     static ASKED: AtomicUsize = AtomicUsize::new(0);
 
     fn resolver(name: &str) -> io::Result<Vec<IpAddr>> {
         match name {
-            "silent" => drop(SILENCE.lock()),
+            "silent" => OVER.wait_while(&mut IS_OVER.lock(), |is_over| !*is_over),
             "nobody" => {
                 ASKED.fetch_add(1, Ordering::Relaxed);
                 return Err(io::Error::new(io::ErrorKind::NotFound, "no such host"));
@@ -137,14 +139,14 @@ mod tests {
     async fn one_name_keeps_one_thread_and_others_are_looked_up_beside_it() {
         let group = Group::new();
         let lookups = Lookups::of(resolver, 2, &group);
-        let silence = SILENCE.lock();
         let mut silent: Vec<_> = (0..50).map(|_| Box::pin(lookups.of_name("silent"))).collect();
         for one in &mut silent {
             assert!(one.as_mut().now_or_never().is_none(), "it waits");
         }
         assert_eq!(lookups.of_name("somebody").await, Ok(vec![Ipv4Addr::LOCALHOST.into()]));
         assert_eq!(lookups.flights.count(), 1);
-        drop(silence);
+        *IS_OVER.lock() = true;
+        OVER.notify_all();
         assert!(join_all(silent).await.iter().all(Result::is_ok));
         assert_eq!(lookups.places.available_permits(), 2);
         for _ in 0..50 {

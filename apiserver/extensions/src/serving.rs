@@ -207,24 +207,22 @@ impl Serving {
         }
         let all: Vec<Arc<Kind>> = made.iter().flat_map(|one| one.kinds.iter().cloned()).collect();
         let gone: Vec<Gvr> = made.iter().flat_map(|one| one.gone.iter().cloned()).collect();
-        let mut together = if made.is_empty() { Ok(()) } else { self.engine.exchange(all, &gone).await };
-        let mut failed = HashSet::new();
+        let together = if made.is_empty() { Ok(()) } else { self.engine.exchange(all, &gone).await };
+        let (mut failed, mut away) = (HashSet::new(), None::<Status>);
         let mut served: HashMap<usize, Vec<Gvr>> = HashMap::new();
         for Exchange { at, kinds, gone } in made {
             let gvrs = kinds.iter().map(|kind| kind.gvr()).collect();
-            let alone = match &together {
-                // What ails one ails all.
-                Err(status) if is_of_the_store(status) => Err(status.clone()),
-                Err(_) => self.engine.exchange(kinds, &gone).await.inspect_err(|status| {
-                    if is_of_the_store(status) {
-                        together = Err(status.clone());
-                    }
-                }),
-                Ok(()) => Ok(()),
+            let alone = match (&together, &away) {
+                (Ok(()), _) => Ok(()),
+                (Err(_), Some(status)) => Err(status.clone()),
+                // All of them may have been too much for it, and one is not.
+                (Err(_), None) => self.engine.exchange(kinds, &gone).await,
             };
             match alone {
                 Ok(()) => drop(served.insert(at, gvrs)),
                 Err(error) => {
+                    // What ails one ails the others.
+                    away = away.or_else(|| Some(error.clone()).filter(is_of_the_store));
                     let name = wanted.get(at).map_or("", |(object, ..)| object.key.name.as_str());
                     tracing::warn!(name, %error, "a definition cannot be served");
                     failed.insert(at);

@@ -20,6 +20,7 @@ use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use serde_json::Value;
 
+use kms::Patience;
 pub use providers::Encryption;
 
 use crate::{
@@ -152,7 +153,14 @@ impl AtRest {
     /// learnt is told there.
     pub(crate) async fn learn(&self, values: impl Iterator<Item = &Bytes>) {
         let Some(encryption) = self.encryption.load_full() else { return };
-        encryption.learn(values).await;
+        encryption.learn(values, Patience::Waits).await;
+    }
+
+    /// The same for whoever follows the store: nothing is seen of any kind while it waits, so that a KMS that did not answer last is not asked. What
+    /// cannot be opened then is tried again beside it.
+    pub(crate) async fn learn_in_passing(&self, values: impl Iterator<Item = &Bytes>) {
+        let Some(encryption) = self.encryption.load_full() else { return };
+        encryption.learn(values, Patience::Passes).await;
     }
 
     /// Whether what stands there may be other than what would be written.

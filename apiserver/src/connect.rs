@@ -4,6 +4,7 @@
 
 mod dial;
 pub(crate) mod headers;
+mod lookups;
 mod of_node;
 mod page;
 mod tunnel;

@@ -8,10 +8,10 @@ use std::{
     time::Duration,
 };
 
-use api::task::Group;
+use api::{flight::Flight, task::Group};
 use futures::future::BoxFuture;
 use http::StatusCode;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use store::{Condition, Store};
 use tokio::{sync::watch, time::Instant};
 
@@ -40,6 +40,7 @@ pub struct Health {
     grace: RwLock<Instant>,
     /// The end has been announced.
     leaving: Latch,
+    group: Group,
 }
 
 /// Which endpoints a check counts for.
@@ -67,11 +68,12 @@ impl Health {
     /// With `ping`; `loops`, which fails for good once a task that should run for ever has ended (in this group or a part of it); and
     /// `shutdown`, which fails readiness as soon as the group stops.
     pub fn new(group: &Group) -> Arc<Self> {
-        let health = Self { checks: RwLock::default(), grace: RwLock::new(Instant::now()), leaving: Latch::default() };
+        let (grace, group) = (RwLock::new(Instant::now()), group.clone());
+        let health = Self { checks: RwLock::default(), grace, leaving: Latch::default(), group: group.clone() };
         health.add(Where::Everywhere, "ping", at_once(|| Ok(())));
         let loops = group.clone();
         health.add(Where::Everywhere, "loops", at_once(move || loops.fault().map_or(Ok(()), |fault| Err(fault.to_owned()))));
-        let (group, leaving) = (group.clone(), health.leaving.0.clone());
+        let leaving = health.leaving.0.clone();
         let running = move || {
             if group.is_stopping() || leaving.load(Ordering::Acquire) { Err("process is shutting down".to_owned()) } else { Ok(()) }
         };
@@ -107,7 +109,7 @@ impl Health {
 
     /// Checks `etcd` and `etcd-readiness`: whether the store answers. Nothing is asked while nobody asks.
     pub fn probe(&self, store: Arc<dyn Store>) {
-        let probe = Arc::new(Probe { store, last: tokio::sync::Mutex::default() });
+        let probe = Arc::new(Probe { store, last: Mutex::default(), asking: Flight::new(&self.group) });
         let check: Check = Arc::new(move || Box::pin(probe.clone().look()));
         self.add(Where::Everywhere, "etcd", check.clone());
         self.add(Where::Ready, "etcd-readiness", check);
@@ -179,25 +181,24 @@ impl Health {
 /// A store that may be away, and what was seen when it was asked last.
 struct Probe {
     store: Arc<dyn Store>,
-    // Held while the store is asked, so that all who come meanwhile get that answer.
-    last: tokio::sync::Mutex<Option<(Instant, Checked)>>,
+    last: Mutex<Option<(Instant, Checked)>>,
+    asking: Flight<Checked>,
 }
 
 impl Probe {
     async fn look(self: Arc<Self>) -> Checked {
-        let mut last = self.last.lock().await;
-        if let Some((at, seen)) = &*last
-            && at.elapsed() < PROBE_EACH
-        {
-            return seen.clone();
-        }
-        let seen = match tokio::time::timeout(PROBE_BOUND, self.store.get(PROBE_KEY)).await {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(error)) => Err(format!("error getting data from etcd: {error}")),
-            Err(_) => Err("error getting data from etcd: context deadline exceeded".to_owned()),
+        let known = || self.last.lock().as_ref().filter(|(at, _)| at.elapsed() < PROBE_EACH).map(|(_, seen)| seen.clone());
+        let probe = self.clone();
+        let ask = || async move {
+            let seen = match tokio::time::timeout(PROBE_BOUND, probe.store.get(PROBE_KEY)).await {
+                Ok(Ok(_)) => Ok(()),
+                Ok(Err(error)) => Err(format!("error getting data from etcd: {error}")),
+                Err(_) => Err("error getting data from etcd: context deadline exceeded".to_owned()),
+            };
+            *probe.last.lock() = Some((Instant::now(), seen.clone()));
+            seen
         };
-        *last = Some((Instant::now(), seen.clone()));
-        seen
+        self.asking.join((), known, ask).await.unwrap_or_else(|lost| Err(format!("error getting data from etcd: {lost}")))
     }
 }
 

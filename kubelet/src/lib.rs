@@ -28,6 +28,7 @@ mod serving;
 mod static_pods;
 mod stats;
 pub mod tokens;
+mod turns;
 mod view;
 pub mod volumes;
 

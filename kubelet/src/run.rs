@@ -90,7 +90,7 @@ pub async fn run(config: Config, client: Client, caches: Caches, group: Group) -
     let context = Arc::new(context(&config, &machine));
     let (ready_in, ready) = watch::channel(false);
     let (cgroups, pods) = (cgroups::Manager::detect(&config.cgroup_root)?, Pods::default());
-    let stats = Stats::new(&config.node_name, config.agent_dir.clone(), cgroups.clone(), pods.clone());
+    let stats = Stats::new(&config.node_name, config.agent_dir.clone(), cgroups.clone(), pods.clone(), &group);
     let served = server::Node { runtime: runtime.clone(), pods, client: client.clone(), metrics: metrics.clone(), stats };
     let agent = Agent {
         pods: served.pods.clone(),

@@ -16,6 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use api::{flight::Flight, task::Group};
 use parking_lot::Mutex;
 
 use self::{rates::Rates, sample::Sample};
@@ -25,9 +26,11 @@ use crate::{cgroups, view::Pods};
 const REUSED_FOR: Duration = Duration::from_millis(500);
 
 /// What can be told of this node. Clones share it.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Stats {
     shared: Arc<Shared>,
+    /// One looks at a time.
+    looking: Flight<Result<Arc<Sample>, String>>,
 }
 
 #[derive(Default)]
@@ -38,9 +41,16 @@ struct Shared {
     /// `None` where there are none: nothing is told then.
     cgroups: Option<cgroups::Manager>,
     pods: Pods,
-    /// One looks at a time.
-    looking: tokio::sync::Mutex<Option<(Instant, Arc<Sample>)>>,
+    last: Mutex<Option<(Instant, Arc<Sample>)>>,
     rates: Mutex<Rates>,
+}
+
+/// Of a node without cgroups.
+#[cfg(test)]
+impl Default for Stats {
+    fn default() -> Self {
+        Self { shared: Arc::default(), looking: Flight::new(&Group::new()) }
+    }
 }
 
 /// How much a summary tells.
@@ -52,9 +62,9 @@ pub enum Extent {
 }
 
 impl Stats {
-    pub fn new(node_name: &str, dir: PathBuf, cgroups: cgroups::Manager, pods: Pods) -> Self {
+    pub fn new(node_name: &str, dir: PathBuf, cgroups: cgroups::Manager, pods: Pods, group: &Group) -> Self {
         let shared = Shared { node_name: node_name.to_owned(), dir, cgroups: Some(cgroups), pods, ..Shared::default() };
-        Self { shared: Arc::new(shared) }
+        Self { shared: Arc::new(shared), looking: Flight::new(group) }
     }
 
     /// `/stats/summary`: JSON of upstream's `stats/v1alpha1` Summary. Rates of CPU time are there from the second time on that they are asked for.
@@ -93,19 +103,21 @@ impl Stats {
     }
 
     async fn sample(&self) -> Result<Arc<Sample>, String> {
-        let mut looking = self.shared.looking.lock().await;
-        if let Some((at, sample)) = &*looking
-            && at.elapsed() < REUSED_FOR
-        {
-            return Ok(sample.clone());
-        }
-        let shared = self.shared.clone();
-        let look = move || {
-            let cgroups = shared.cgroups.as_ref().ok_or("this node has no cgroups")?;
-            Sample::look(cgroups, &shared.pods.list()).ok_or("failed to get root cgroup stats")
+        let known = || {
+            let last = self.shared.last.lock();
+            last.as_ref().filter(|(at, _)| at.elapsed() < REUSED_FOR).map(|(_, sample)| Ok(sample.clone()))
         };
-        let sample = Arc::new(blocking(look).await??);
-        *looking = Some((Instant::now(), sample.clone()));
+        let shared = self.shared.clone();
+        let look = || blocking(move || shared.look());
+        self.looking.join((), known, || async move { look().await? }).await.unwrap_or_else(|lost| Err(lost.to_string()))
+    }
+}
+
+impl Shared {
+    fn look(&self) -> Result<Arc<Sample>, String> {
+        let cgroups = self.cgroups.as_ref().ok_or("this node has no cgroups")?;
+        let sample = Arc::new(Sample::look(cgroups, &self.pods.list()).ok_or("failed to get root cgroup stats")?);
+        *self.last.lock() = Some((Instant::now(), sample.clone()));
         Ok(sample)
     }
 }

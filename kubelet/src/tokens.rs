@@ -19,7 +19,7 @@ use api::{
 use client::kube::{self, Api, api::PostParams};
 use parking_lot::Mutex;
 
-use crate::meta;
+use crate::{meta, turns::Turns};
 
 /// A token is renewed after a day even if it lives longer.
 const AGE_MAX_SECONDS: i64 = 24 * 3600;
@@ -27,12 +27,15 @@ const AGE_MAX_SECONDS: i64 = 24 * 3600;
 const JITTER_SECONDS: i64 = 10;
 /// How long a request may take.
 const REQUEST_WAIT: Duration = Duration::from_secs(10);
+/// Requests of this node at a time; those that wait for their turn when one is not answered are not answered either.
+const REQUESTS_MAX: usize = 8;
 
 /// Tokens of this node's pods. Clones share them.
 #[derive(Clone)]
 pub struct Tokens {
     client: kube::Client,
     cache: Arc<Mutex<HashMap<TokenKey, CachedToken>>>,
+    turns: Arc<Turns>,
 }
 
 /// What a token is for. Contains nothing secret.
@@ -54,7 +57,7 @@ struct CachedToken {
 
 impl Tokens {
     pub fn new(client: kube::Client) -> Self {
-        Self { client, cache: Arc::default() }
+        Self { client, cache: Arc::default(), turns: Arc::new(Turns::new(REQUESTS_MAX)) }
     }
 
     /// A token for the pod's service account, bound to the pod. `audience` empty: the API server's own. Living `seconds`, if the server agrees.
@@ -107,7 +110,7 @@ impl Tokens {
         let accounts: Api<ServiceAccount> = Api::namespaced(self.client.clone(), &key.account.namespace);
         let (body, params) = (key.request(), PostParams::default());
         let answer = accounts.create_token_request(&key.account.name, &params, &body);
-        let answer = tokio::time::timeout(REQUEST_WAIT, answer).await.map_err(|_| "timed out".to_owned())?;
+        let answer = self.turns.within(REQUEST_WAIT, answer).await.map_err(|_| "timed out".to_owned())?;
         let answer = answer.map_err(|error| said(&error))?;
         let status = answer.status.ok_or("the answer has no status")?;
         let expires = status.expiration_timestamp.ok_or("the answer has no expiration")?.0;
@@ -182,6 +185,19 @@ mod tests {
         let bound = spec.bound_object_ref.unwrap();
         assert_eq!((bound.kind.as_deref(), bound.name.as_deref(), bound.uid.as_deref()), (Some("Pod"), Some("web"), Some("u1")));
         assert_eq!(TokenKey::of(&pod(r#"{"containers":[]}"#), "", 1).account, Key::new("default", "default"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn tokens_of_all_pods_wait_for_a_silent_server_once() {
+        let silent = tower::service_fn(|_: http::Request<kube::client::Body>| {
+            std::future::pending::<Result<http::Response<kube::client::Body>, std::convert::Infallible>>()
+        });
+        let tokens = Tokens::new(kube::Client::new(silent, "default"));
+        let p = pod(r#"{"containers":[]}"#);
+        let begun = tokio::time::Instant::now();
+        let all = futures::future::join_all((0..200).map(|seconds| tokens.get(&p, "", 600 + seconds))).await;
+        assert!(all.iter().all(|one| *one == Err("failed to fetch token: timed out".to_owned())), "{all:?}");
+        assert!(begun.elapsed() < REQUEST_WAIT * 2, "{:?}", begun.elapsed());
     }
 
     #[tokio::test]

@@ -32,8 +32,9 @@ use std::{
 };
 
 use api::{faults::catch_all, k8s::api::core::v1::Pod, task::Group, time::Timestamp};
+use futures::future::join_all;
 use parking_lot::Mutex;
-use tokio::sync::{OwnedMutexGuard, oneshot};
+use tokio::sync::{OwnedMutexGuard, Semaphore, oneshot};
 
 pub(crate) use self::{mount_table::unmount_below, rehearse::rehearse};
 use self::{
@@ -55,6 +56,8 @@ use crate::{dirs, downward::Allocatable, env::Fetched, meta, tokens::Tokens};
 const OBJECTS_WAIT: Duration = Duration::from_secs(10);
 /// After a refresh that failed: how long until it is tried again.
 const RETRY: Duration = Duration::from_secs(10);
+/// Pods whose volumes are written again at a time.
+const REWRITES_MAX: usize = 8;
 
 /// The volumes of this node's pods. Clones share it.
 #[derive(Clone)]
@@ -280,12 +283,11 @@ impl Manager {
 
     /// The tokens that the pod's projected volumes ask for.
     async fn tokens(&self, pod: &Pod) -> Tokened {
-        let mut tokens = Tokened::new();
-        for wanted in payload::tokens_wanted(pod) {
+        let asked = payload::tokens_wanted(pod).into_iter().map(|wanted| async move {
             let token = self.shared.tokens.get(pod, &wanted.0, wanted.1).await;
-            tokens.insert(wanted, token);
-        }
-        tokens
+            (wanted, token)
+        });
+        join_all(asked).await.into_iter().collect()
     }
 
     /// Writes again what has changed; gives when to look again.
@@ -297,33 +299,42 @@ impl Manager {
         uids.extend(std::mem::take(&mut *self.shared.late.lock()));
         let mut updated = std::mem::take(&mut *self.shared.updated.lock());
         uids.extend(updated.keys().cloned());
-        let mut failed = false;
-        for uid in uids {
-            let Some(known) = self.shared.pods.lock().get(&uid).cloned() else { continue };
+        // One pod's server, tokens or volumes may take long, and hold up nobody else's.
+        let writing = Semaphore::new(REWRITES_MAX);
+        let all = uids.into_iter().map(|uid| {
             let newer = updated.remove(&uid);
-            // One pod's volumes may take long, and hold up nobody else's.
-            let Ok(mut state) = known.state.clone().try_lock_owned() else {
-                self.put_off(uid, newer);
-                continue;
-            };
-            let Some(pod) = state.pod(newer) else { continue };
-            drop(state);
-            if !self.shared.objects.all_seen(&pod) {
-                // The first sight of each is a change: we come again.
-                continue;
-            }
-            let tokens = self.tokens(&pod).await;
-            let Ok(state) = known.state.clone().try_lock_owned() else {
-                self.put_off(uid, None);
-                continue;
-            };
-            if let Err(error) = self.write(pod.clone(), tokens, state, Which::Remount).await {
-                failed = true;
-                tracing::warn!(ns = meta::namespace(&pod), name = meta::name(&pod), uid, %error, "failed to refresh volumes");
-            }
-        }
+            self.rewrite(uid, newer, &writing)
+        });
+        let failed = join_all(all).await.contains(&false);
         let next = self.shared.tokens.next_due(Timestamp::now());
         if failed { Some(next.map_or(RETRY, |n| n.max(RETRY))) } else { next }
+    }
+
+    /// Writes the volumes of a pod again; false where that failed.
+    async fn rewrite(&self, uid: String, newer: Option<Arc<Pod>>, writing: &Semaphore) -> bool {
+        let Some(known) = self.shared.pods.lock().get(&uid).cloned() else { return true };
+        let Ok(mut state) = known.state.clone().try_lock_owned() else {
+            self.put_off(uid, newer);
+            return true;
+        };
+        let Some(pod) = state.pod(newer) else { return true };
+        drop(state);
+        if !self.shared.objects.all_seen(&pod) {
+            // The first sight of each is a change: we come again.
+            return true;
+        }
+        let tokens = self.tokens(&pod).await;
+        // Never closed.
+        let _place = writing.acquire().await;
+        let Ok(state) = known.state.clone().try_lock_owned() else {
+            self.put_off(uid, None);
+            return true;
+        };
+        let written = self.write(pod.clone(), tokens, state, Which::Remount).await;
+        if let Err(error) = &written {
+            tracing::warn!(ns = meta::namespace(&pod), name = meta::name(&pod), uid, %error, "failed to refresh volumes");
+        }
+        written.is_ok()
     }
 
     /// Until whoever is at the pod's volumes is done, and says so.

@@ -16,14 +16,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use api::task::Group;
+use api::{flight::Flight, task::Group};
 use http::{HeaderValue, Request, Response, StatusCode, header::AUTHORIZATION};
 use kube::{Client, client::Body};
+use parking_lot::Mutex;
 use rustls::ClientConfig;
-use tokio::{
-    sync::{Mutex, watch},
-    time::timeout,
-};
+use tokio::{sync::watch, time::timeout};
 use tower::{BoxError, Service};
 
 use crate::patient;
@@ -65,6 +63,8 @@ struct Connector {
     tls: watch::Sender<Tls>,
     group: Group,
     state: Mutex<State>,
+    /// One connection is opened at a time, and goes on where who asked first does not wait for it any more.
+    opening: Flight<Result<(), String>>,
     /// The server of the connection, while there is one.
     used: watch::Sender<Option<Server>>,
 }
@@ -87,6 +87,7 @@ impl Transport {
             tls: watch::Sender::new(Tls { config: Arc::new(for_http2(tls)), generation: 0 }),
             group: group.clone(),
             state: Mutex::default(),
+            opening: Flight::new(group),
             used: watch::Sender::new(None),
         };
         let new = Self { connector: Arc::new(connector), authorization: None };
@@ -159,7 +160,7 @@ impl Service<Request<Body>> for Transport {
             let (connection, place) = connector.place().await?;
             let answer = Box::pin(connection.send(request, place)).await?;
             if connection.troubles(is_trouble(answer.status())) >= TROUBLES_MAX {
-                connector.leave(&connection).await;
+                connector.leave(&connection);
             }
             Ok(answer)
         })
@@ -167,82 +168,115 @@ impl Service<Request<Body>> for Transport {
 }
 
 impl Connector {
-    /// A place on an open connection, or on a new one. Who comes while it is opened waits for it.
-    async fn place(&self) -> Result<(Connection, Place), BoxError> {
-        let mut state = self.state.lock().await;
-        let (servers, tls) = (self.servers.borrow().clone(), self.tls.borrow().clone());
+    /// A place on an open connection, or on a new one. Who comes while it is opened waits for it, and takes the failure where it cannot be.
+    async fn place(self: &Arc<Self>) -> Result<(Connection, Place), BoxError> {
+        // A new connection may be full before all who waited for it have a place.
+        for _ in 0..=CONNECTIONS_MAX {
+            if let Some(found) = self.at_hand()? {
+                return Ok(found);
+            }
+            let connector = self.clone();
+            let opened = self.opening.join((), || None, || Box::pin(async move { connector.open().await })).await;
+            opened.map_err(|lost| lost.to_string())??;
+        }
+        Err("a new connection has no place".into())
+    }
+
+    /// A place on an open connection; `None` where one is to be opened.
+    fn at_hand(&self) -> Result<Option<(Connection, Place)>, String> {
+        let mut state = self.state.lock();
+        let (servers, generation) = (self.servers.borrow().clone(), self.tls.borrow().generation);
         let old = state.open.first().cloned();
-        state.open.retain(|open| open.is_good(tls.generation) && servers.contains(open.server()));
+        state.open.retain(|open| open.is_good(generation) && servers.contains(open.server()));
         if let Some(found) = state.place() {
-            return Ok(found);
+            return Ok(Some(found));
         }
-        if let Some(full) = state.open.first().cloned() {
-            return self.beside(&full, &tls, &mut state).await;
-        }
-        if let Some(old) = old {
+        if let Some(old) = old.filter(|_| state.open.is_empty()) {
             // The same server first, unless it was he that ended it.
             let again = servers.iter().position(|server| server == old.server()).filter(|_| !old.is_closed());
-            state.next = again.unwrap_or(state.next);
+            (state.next, state.failed) = (again.unwrap_or(state.next), None);
             self.used.send_replace(None);
         }
-        if let Some((_, error)) = state.failed.as_ref().filter(|(at, _)| at.elapsed() < REST) {
-            return Err(error.clone().into());
+        match state.failed.as_ref().filter(|(at, _)| at.elapsed() < REST) {
+            Some((_, error)) => Err(error.clone()),
+            None => Ok(None),
         }
-        let opened = self.first_of(&servers, &tls, &mut state).await;
-        match opened {
-            Ok(open) => {
-                self.used.send_replace(Some(open.server().clone()));
-                (state.open, state.failed) = (vec![open], None);
-                state.place().ok_or_else(|| "a new connection has no place".into())
-            }
-            Err(error) => {
-                state.failed = Some((Instant::now(), error.clone()));
-                Err(error.into())
-            }
+    }
+
+    /// Another connection: beside those that are full, or to the first server that there is one to.
+    async fn open(&self) -> Result<(), String> {
+        let (full, has_place) = {
+            let state = self.state.lock();
+            (state.open.first().cloned(), state.open.iter().any(Connection::has_place))
+        };
+        if has_place {
+            return Ok(());
         }
+        let tls = self.tls.borrow().clone();
+        let opened = match full {
+            Some(full) => self.beside(&full, &tls).await,
+            None => {
+                let servers = self.servers.borrow().clone();
+                self.first_of(&servers, &tls).await
+            }
+        };
+        self.state.lock().failed = opened.as_ref().err().map(|error| (Instant::now(), error.clone()));
+        opened
     }
 
     /// Another connection to the same server, whose connections are full.
-    async fn beside(&self, full: &Connection, tls: &Tls, state: &mut State) -> Result<(Connection, Place), BoxError> {
-        if state.open.len() >= CONNECTIONS_MAX {
-            return Err(format!("{}: too many requests are open", full.server()).into());
+    async fn beside(&self, full: &Connection, tls: &Tls) -> Result<(), String> {
+        if self.state.lock().open.len() >= CONNECTIONS_MAX {
+            return Err(format!("{}: too many requests are open", full.server()));
         }
-        let opening = Box::pin(Connection::open(full.server(), tls.config.clone(), tls.generation, &self.group));
-        let opened = timeout(CONNECT_BOUND, opening).await;
-        let opened = opened.map_err(|_| format!("{}: no connection within {} s", full.server(), CONNECT_BOUND.as_secs()))??;
-        state.open.push(opened.beside(full));
-        state.place().ok_or_else(|| "a new connection has no place".into())
+        let opened = self.dial(full.server(), tls).await.map_err(|why| format!("{}: {why}", full.server()))?;
+        let mut state = self.state.lock();
+        // It may have been left meanwhile.
+        if state.open.first().is_some_and(|open| open.is(full)) {
+            state.open.push(opened.beside(full));
+        }
+        Ok(())
     }
 
     /// Tries each once, the next one first. The error tells of all.
-    async fn first_of(&self, servers: &[Server], tls: &Tls, state: &mut State) -> Result<Connection, String> {
+    async fn first_of(&self, servers: &[Server], tls: &Tls) -> Result<(), String> {
         let mut errors = Vec::new();
         for _ in 0..servers.len() {
-            let at = state.next % servers.len();
-            // Before it is tried: who does not wait for the end of this leaves the next one to those who come after.
-            state.next = at + 1;
-            let server = &servers[at];
-            let opening = Box::pin(Connection::open(server, tls.config.clone(), tls.generation, &self.group));
-            match timeout(CONNECT_BOUND, opening).await {
-                Ok(Ok(open)) => {
+            let server = {
+                let mut state = self.state.lock();
+                let at = state.next % servers.len();
+                state.next = at + 1;
+                &servers[at]
+            };
+            match self.dial(server, tls).await {
+                Ok(open) => {
                     if !errors.is_empty() {
                         tracing::info!(%server, others = errors.join("; "), "connected to another server");
                     }
-                    return Ok(open);
+                    self.used.send_replace(Some(server.clone()));
+                    self.state.lock().open = vec![open];
+                    return Ok(());
                 }
-                Ok(Err(error)) => errors.push(format!("{server}: {error}")),
-                Err(_) => errors.push(format!("{server}: no connection within {} s", CONNECT_BOUND.as_secs())),
+                Err(why) => errors.push(format!("{server}: {why}")),
             }
         }
         if errors.is_empty() { Err("no server is known".to_owned()) } else { Err(errors.join("; ")) }
     }
 
+    async fn dial(&self, server: &Server, tls: &Tls) -> Result<Connection, String> {
+        let opening = Box::pin(Connection::open(server, tls.config.clone(), tls.generation, &self.group));
+        match timeout(CONNECT_BOUND, opening).await {
+            Ok(opened) => opened.map_err(|error| error.to_string()),
+            Err(_) => Err(format!("no connection within {} s", CONNECT_BOUND.as_secs())),
+        }
+    }
+
     /// The server answers, but not as one should: the next one is asked, if there is one.
-    async fn leave(&self, connection: &Connection) {
+    fn leave(&self, connection: &Connection) {
         if self.servers.borrow().len() < 2 {
             return;
         }
-        let mut state = self.state.lock().await;
+        let mut state = self.state.lock();
         if state.open.first().is_some_and(|open| open.is(connection)) {
             tracing::warn!(server = %connection.server(), "the server answers with errors; asking another");
             state.open.clear();

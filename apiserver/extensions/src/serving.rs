@@ -16,7 +16,7 @@ use apiserver::{
 use futures::StreamExt;
 use kinds::{
     auth::system_user,
-    common::{Read, edit},
+    common::{Read, edit, is_of_the_store},
 };
 use parking_lot::Mutex;
 use serde_json::{Value, json};
@@ -134,9 +134,15 @@ impl Serving {
             wanted.push((object.clone(), before != definition, definition));
         }
         let failed = self.serve(&wanted).await;
+        // A store that does not answer one is not asked for each of the others in turn.
+        let mut is_away = false;
         for (at, (object, is_changed, definition)) in wanted.iter().enumerate() {
             let is_failed = failed.contains(&at);
-            let is_written = !is_changed || self.write(object, definition, is_failed).await.is_ok();
+            let is_written = match () {
+                () if !is_changed => true,
+                () if is_away => false,
+                () => self.write(object, definition, is_failed).await.inspect_err(|status| is_away = is_of_the_store(status)).is_ok(),
+            };
             if is_failed || !is_written {
                 self.forget(&object.key.name);
                 outcome = Outcome::Again;
@@ -202,17 +208,21 @@ impl Serving {
         let all: Vec<Arc<Kind>> = made.iter().flat_map(|one| one.kinds.iter().cloned()).collect();
         let gone: Vec<Gvr> = made.iter().flat_map(|one| one.gone.iter().cloned()).collect();
         let together = if made.is_empty() { Ok(()) } else { self.engine.exchange(all, &gone).await };
-        let mut failed = HashSet::new();
+        let (mut failed, mut away) = (HashSet::new(), None::<Status>);
         let mut served: HashMap<usize, Vec<Gvr>> = HashMap::new();
         for Exchange { at, kinds, gone } in made {
             let gvrs = kinds.iter().map(|kind| kind.gvr()).collect();
-            let alone = match together {
-                Ok(()) => Ok(()),
-                Err(_) => self.engine.exchange(kinds, &gone).await,
+            let alone = match (&together, &away) {
+                (Ok(()), _) => Ok(()),
+                (Err(_), Some(status)) => Err(status.clone()),
+                // All of them may have been too much for it, and one is not.
+                (Err(_), None) => self.engine.exchange(kinds, &gone).await,
             };
             match alone {
                 Ok(()) => drop(served.insert(at, gvrs)),
                 Err(error) => {
+                    // What ails one ails the others.
+                    away = away.or_else(|| Some(error.clone()).filter(is_of_the_store));
                     let name = wanted.get(at).map_or("", |(object, ..)| object.key.name.as_str());
                     tracing::warn!(name, %error, "a definition cannot be served");
                     failed.insert(at);

@@ -4,12 +4,19 @@
 
 use std::{collections::HashMap, future::Future, hash::Hash, sync::Arc, time::Duration};
 
+use api::{
+    flight::{Flights, Lost},
+    task::Group,
+};
 use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
-use tokio::{sync::OnceCell, time::Instant};
+use tokio::time::Instant;
 
 /// How many answers are kept (upstream: 8192 of an authorizer). Where it is full, what ends first goes.
 const KEPT_MAX: usize = 8192;
+/// Questions that are asked whether or not anybody waits for them still. Further ones end with who asks them: whoever makes up tokens and hangs up would
+/// leave any number of them behind.
+const FLYING_MAX: usize = 1024;
 
 /// What was asked, as a digest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -18,14 +25,17 @@ pub struct Asked([u8; 32]);
 /// Answers of one who is asked.
 pub struct Answers<V> {
     seed: [u8; 32],
-    kept: Mutex<HashMap<Asked, (Instant, V)>>,
-    /// Those being asked for: who asks the same waits for the same answer.
-    flying: Mutex<HashMap<Asked, Arc<OnceCell<V>>>>,
+    kept: Arc<Kept<V>>,
+    /// Those being asked for: who asks the same waits for the same answer, and who asks again after it went away finds it.
+    flying: Flights<Asked, V>,
 }
 
-impl<V: Clone> Answers<V> {
-    pub fn new() -> Self {
-        Self { seed: rand::random(), kept: Mutex::default(), flying: Mutex::default() }
+struct Kept<V>(Mutex<HashMap<Asked, (Instant, V)>>);
+
+impl<V: Clone + Send + Sync + 'static> Answers<V> {
+    /// Questions are tasks of `group`.
+    pub fn new(group: &Group) -> Self {
+        Self { seed: rand::random(), kept: Arc::new(Kept(Mutex::default())), flying: Flights::new(group) }
     }
 
     /// Parts are told apart: `xy` and `z` is something else than `x` and `yz`.
@@ -41,22 +51,35 @@ impl<V: Clone> Answers<V> {
     }
 
     /// What is kept, or else what `ask` says; `keep` says for how long.
-    pub async fn get(&self, asked: Asked, keep: impl Fn(&V) -> Duration, ask: impl Future<Output = V>) -> V {
-        if let Some(kept) = self.kept(&asked) {
-            return kept;
+    ///
+    /// # Errors
+    /// [`Lost`], while the server stops.
+    pub async fn get<F>(&self, asked: Asked, keep: impl FnOnce(&V) -> Duration + Send + 'static, ask: F) -> Result<V, Lost>
+    where
+        F: Future<Output = V> + Send + 'static,
+    {
+        if let Some(answer) = self.kept.get(&asked) {
+            return Ok(answer);
         }
-        let flight = Flight { answers: self, asked, cell: self.flying.lock().entry(asked).or_default().clone() };
-        let answer = flight.cell.get_or_init(|| ask).await.clone();
-        drop(flight);
-        let ttl = keep(&answer);
-        if !ttl.is_zero() {
-            self.keep(asked, answer.clone(), ttl);
+        let kept = self.kept.clone();
+        let kept_answer = async move {
+            let answer = ask.await;
+            let ttl = keep(&answer);
+            if !ttl.is_zero() {
+                kept.keep(asked, answer.clone(), ttl);
+            }
+            answer
+        };
+        if self.flying.count() >= FLYING_MAX {
+            return Ok(kept_answer.await);
         }
-        answer
+        self.flying.join(asked, || self.kept.get(&asked), || kept_answer).await
     }
+}
 
-    fn kept(&self, asked: &Asked) -> Option<V> {
-        let kept = self.kept.lock();
+impl<V: Clone> Kept<V> {
+    fn get(&self, asked: &Asked) -> Option<V> {
+        let kept = self.0.lock();
         let (until, answer) = kept.get(asked)?;
         (*until > Instant::now()).then(|| answer.clone())
     }
@@ -64,7 +87,7 @@ impl<V: Clone> Answers<V> {
     fn keep(&self, asked: Asked, answer: V, ttl: Duration) {
         let now = Instant::now();
         let Some(until) = now.checked_add(ttl) else { return };
-        let mut kept = self.kept.lock();
+        let mut kept = self.0.lock();
         if kept.len() >= KEPT_MAX {
             kept.retain(|_, (until, _)| *until > now);
         }
@@ -78,23 +101,6 @@ impl<V: Clone> Answers<V> {
     }
 }
 
-/// One that waits for an answer; the last to go, also where it was dropped, clears the place.
-struct Flight<'a, V> {
-    answers: &'a Answers<V>,
-    asked: Asked,
-    cell: Arc<OnceCell<V>>,
-}
-
-impl<V> Drop for Flight<'_, V> {
-    fn drop(&mut self) {
-        let mut flying = self.answers.flying.lock();
-        // Ours, and the map's.
-        if Arc::strong_count(&self.cell) <= 2 || self.cell.initialized() {
-            flying.remove(&self.asked);
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
@@ -103,47 +109,79 @@ mod tests {
 
     const TTL: Duration = Duration::from_secs(10);
 
+    type Counted = Answers<usize>;
+
+    fn counting(calls: &Arc<AtomicUsize>, takes: Duration) -> impl Future<Output = usize> + Send + 'static {
+        let calls = calls.clone();
+        async move {
+            tokio::time::sleep(takes).await;
+            calls.fetch_add(1, Ordering::SeqCst)
+        }
+    }
+
     #[tokio::test(start_paused = true)]
     async fn an_answer_is_kept_for_a_while() {
-        let (answers, calls) = (Answers::new(), AtomicUsize::new(0));
+        let (answers, calls) = (Counted::new(&Group::new()), Arc::default());
         let asked = answers.asked([&b"t"[..]]);
-        let get = async || answers.get(asked, |_| TTL, async { calls.fetch_add(1, Ordering::SeqCst) }).await;
+        let get = async || answers.get(asked, |_| TTL, counting(&calls, Duration::ZERO)).await.unwrap();
         assert_eq!((get().await, get().await), (0, 0));
         tokio::time::advance(TTL).await;
         assert_eq!(get().await, 1);
         let nothing = answers.asked([&b"u"[..]]);
         for expected in [2, 3] {
-            assert_eq!(answers.get(nothing, |_| Duration::ZERO, async { calls.fetch_add(1, Ordering::SeqCst) }).await, expected);
+            assert_eq!(answers.get(nothing, |_| Duration::ZERO, counting(&calls, Duration::ZERO)).await, Ok(expected));
         }
-        assert!(answers.flying.lock().is_empty());
+        assert_eq!(answers.flying.count(), 0);
     }
 
     #[tokio::test(start_paused = true)]
     async fn who_asks_the_same_waits_for_the_same_answer() {
-        let (answers, calls) = (Answers::new(), AtomicUsize::new(0));
+        let (answers, calls) = (Counted::new(&Group::new()), Arc::default());
         let asked = answers.asked([&b"t"[..]]);
-        let ask = || async {
-            tokio::time::sleep(TTL).await;
-            calls.fetch_add(1, Ordering::SeqCst)
+        let all = (0..50).map(|_| answers.get(asked, |_| Duration::ZERO, counting(&calls, TTL)));
+        assert_eq!(futures::future::join_all(all).await, vec![Ok(0); 50]);
+        assert_eq!(answers.flying.count(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_takes_longer_than_its_askers_wait_is_known_to_later_ones() {
+        let (answers, calls) = (Counted::new(&Group::new()), Arc::default());
+        let asked = answers.asked([&b"t"[..]]);
+        let mut tries = 0;
+        let answer = loop {
+            tries += 1;
+            assert!(tries < 10, "nobody is ever answered");
+            if let Ok(answer) = tokio::time::timeout(TTL / 4, answers.get(asked, |_| TTL, counting(&calls, TTL))).await {
+                break answer;
+            }
         };
-        let gone = tokio::time::timeout(Duration::from_secs(1), answers.get(asked, |_| TTL, ask())).await;
-        assert!(gone.is_err() && answers.flying.lock().is_empty(), "who went away leaves nothing");
-        let all = (0..50).map(|_| answers.get(asked, |_| Duration::ZERO, ask()));
-        assert_eq!(futures::future::join_all(all).await, vec![0; 50]);
-        assert!(answers.flying.lock().is_empty());
+        assert_eq!((answer, calls.load(Ordering::SeqCst)), (Ok(0), 1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_makes_up_questions_and_goes_leaves_a_bounded_number_of_them() {
+        let (answers, calls) = (Counted::new(&Group::new()), Arc::default());
+        for n in 0..FLYING_MAX + 100 {
+            let asked = answers.asked([&n.to_be_bytes()[..]]);
+            let gone = tokio::time::timeout(Duration::ZERO, answers.get(asked, |_| TTL, counting(&calls, TTL))).await;
+            assert!(gone.is_err());
+        }
+        assert_eq!(answers.flying.count(), FLYING_MAX);
+        let asked = answers.asked([&b"t"[..]]);
+        assert!(answers.get(asked, |_| TTL, counting(&calls, TTL)).await.is_ok(), "who stays is answered");
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_flood_keeps_within_its_bound() {
-        let answers = Answers::new();
+        let answers = Counted::new(&Group::new());
         for n in 0..3 * KEPT_MAX {
             let asked = answers.asked([&n.to_be_bytes()[..]]);
-            answers.keep(asked, n, TTL);
+            answers.kept.keep(asked, n, TTL);
             tokio::time::advance(Duration::from_micros(1)).await;
         }
-        assert!(answers.kept.lock().len() <= KEPT_MAX);
+        assert!(answers.kept.0.lock().len() <= KEPT_MAX);
         let last = answers.asked([&(3 * KEPT_MAX - 1).to_be_bytes()[..]]);
-        assert_eq!(answers.kept(&last), Some(3 * KEPT_MAX - 1), "what was said last is there");
+        assert_eq!(answers.kept.get(&last), Some(3 * KEPT_MAX - 1), "what was said last is there");
         assert_ne!(answers.asked([&b"xy"[..], b"z"]), answers.asked([&b"x"[..], b"yz"]));
     }
 }

@@ -14,6 +14,7 @@ use apiserver::{
 use parking_lot::Mutex;
 use serde::Deserialize;
 use serde_json::{Map, Value};
+use tokio::time::Instant;
 
 use crate::{cache::Answers, token_webhook::or_default};
 use claims::Rules;
@@ -110,15 +111,25 @@ impl JwtAuthenticator {
 
 /// One issuer, at work.
 pub struct Jwt {
+    reader: Arc<Reader>,
+    answers: Answers<Result<Arc<Said>, String>>,
+    /// The API server's own.
+    audiences: Vec<String>,
+}
+
+/// Who finds out what a token says.
+struct Reader {
     rules: Rules,
     url: String,
     verifier: Arc<Verifier>,
     /// Of distributed claims, whose tokens are other issuers'.
-    others: Mutex<HashMap<String, Arc<Verifier>>>,
-    answers: Answers<Result<Arc<Said>, String>>,
-    /// The API server's own.
-    audiences: Vec<String>,
+    others: Mutex<HashMap<String, Other>>,
     group: Group,
+}
+
+struct Other {
+    verifier: Arc<Verifier>,
+    used: Instant,
 }
 
 /// What a token said, and until when.
@@ -135,15 +146,9 @@ impl Jwt {
     pub fn new(config: &JwtAuthenticator, algorithms: &[Algorithm], audiences: &[String], group: &Group) -> Result<Self, String> {
         let verifier = Arc::new(Verifier::new(&config.issuer, algorithms, group)?);
         group.spawn(verifier::initialize(Arc::downgrade(&verifier)));
-        Ok(Self {
-            rules: Rules::new(config)?,
-            url: config.issuer.url.clone(),
-            verifier,
-            others: Mutex::default(),
-            answers: Answers::new(),
-            audiences: audiences.to_vec(),
-            group: group.clone(),
-        })
+        let (rules, url, group) = (Rules::new(config)?, config.issuer.url.clone(), group.clone());
+        let (answers, audiences) = (Answers::new(&group), audiences.to_vec());
+        Ok(Self { reader: Arc::new(Reader { rules, url, verifier, others: Mutex::default(), group }), answers, audiences })
     }
 
     /// Whether its keys are there.
@@ -151,12 +156,13 @@ impl Jwt {
     /// # Errors
     /// Why not.
     pub fn health(&self) -> Result<(), String> {
-        self.verifier.health().map_err(|why| format!("oidc: authenticator for issuer {:?} is not healthy: {why}", self.url))
+        let reader = &self.reader;
+        reader.verifier.health().map_err(|why| format!("oidc: authenticator for issuer {:?} is not healthy: {why}", reader.url))
     }
 
     /// Whether a token says that it is this issuer's.
     pub fn issued(&self, token: &str) -> bool {
-        untrusted_issuer(token).is_some_and(|issuer| issuer == self.url)
+        untrusted_issuer(token).is_some_and(|issuer| issuer == self.reader.url)
     }
 
     /// Who bears a token of this issuer; `None` where it is not for whom `asked` names.
@@ -166,13 +172,17 @@ impl Jwt {
     pub async fn known(&self, token: &str, asked: &[String]) -> Result<Option<Known>, String> {
         let key = self.answers.asked([token.as_bytes()]);
         let keep = |answer: &Result<_, _>| if answer.is_ok() { HOLDS } else { Duration::ZERO };
-        let said = self.answers.get(key, keep, self.said(token)).await?;
+        let (reader, owned) = (self.reader.clone(), token.to_owned());
+        let said = self.answers.get(key, keep, async move { reader.said(&owned).await }).await;
+        let said = said.unwrap_or_else(|lost| Err(lost.to_string()))?;
         if said.until < Timestamp::now().as_second() {
             return Err("oidc: verify token: oidc: token is expired".into());
         }
         Ok(Known::of_the_server(said.user.clone(), &self.audiences, asked))
     }
+}
 
+impl Reader {
     async fn said(&self, token: &str) -> Result<Arc<Said>, String> {
         let mut claims = self.verifier.verify(token).await.map_err(|why| format!("oidc: verify token: {why}"))?;
         let until = verifier::expiry(&claims).unwrap_or_default();
@@ -188,33 +198,38 @@ impl Jwt {
 
     /// A claim that stands elsewhere (OpenID Connect Core 5.6.2). The token there is verified by the keys of whoever issued it.
     async fn resolve(&self, claim: &str, source: &claims::Source) -> Result<Value, String> {
-        let fetched =
-            self.verifier.fetch(&source.endpoint, Some(&source.access_token).filter(|token| !token.is_empty()).map(String::as_str)).await;
+        let fetched = self
+            .verifier
+            .fetch_for_token(&source.endpoint, Some(&source.access_token).filter(|token| !token.is_empty()).map(String::as_str))
+            .await;
         let jwt = fetched.and_then(|bytes| String::from_utf8(bytes).map_err(|error| error.to_string()));
         let jwt = jwt.map_err(|why| format!("while getting distributed claim {claim:?}: {why}"))?;
         let issuer = untrusted_issuer(&jwt)
             .ok_or_else(|| format!("getting untrusted issuer from endpoint {} failed for claim {claim:?}", source.endpoint))?;
-        let verifier = self.other(&issuer)?;
+        let verifier = self.other(&issuer);
         verifier.load().await.map_err(|why| format!("verifying untrusted issuer {issuer} failed: {why}"))?;
         let mut found: Map<String, Value> = verifier.verify(&jwt).await.map_err(|why| format!("verify distributed claim token: {why}"))?;
         let lacks = || format!("jwt returned by distributed claim endpoint {:?} did not contain claim: {claim}", source.endpoint);
         found.shift_remove(claim).ok_or_else(lacks)
     }
 
-    fn other(&self, issuer: &str) -> Result<Arc<Verifier>, String> {
+    fn other(&self, issuer: &str) -> Arc<Verifier> {
         if issuer == self.url {
-            return Ok(self.verifier.clone());
+            return self.verifier.clone();
         }
         let mut others = self.others.lock();
-        if let Some(known) = others.get(issuer) {
-            return Ok(known.clone());
+        if let Some(known) = others.get_mut(issuer) {
+            known.used = Instant::now();
+            return known.verifier.clone();
         }
         if others.len() >= OTHER_ISSUERS_MAX {
-            return Err("too many issuers of distributed claims".into());
+            // One that never answered first, and of the others who was not asked for longest.
+            let goes = others.iter().min_by_key(|(_, other)| (other.verifier.is_known(), other.used)).map(|(issuer, _)| issuer.clone());
+            goes.map(|issuer| others.remove(&issuer));
         }
-        let made = Arc::new(self.verifier.of_other(issuer, &self.group));
-        others.insert(issuer.to_owned(), made.clone());
-        Ok(made)
+        let verifier = Arc::new(self.verifier.of_other(issuer, &self.group));
+        others.insert(issuer.to_owned(), Other { verifier: verifier.clone(), used: Instant::now() });
+        verifier
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Sources: apiserver `pkg/util/webhook/webhook.go`, client-go. A redirect is no answer.
 
-use std::{fmt, future::Future, path::Path, pin::Pin, time::Duration};
+use std::{fmt, future::Future, path::Path, pin::Pin, sync::Arc, time::Duration};
 
 use api::task::Group;
 use http::{Method, Request, StatusCode, Uri, header, request};
@@ -29,11 +29,21 @@ const ASKING_MAX: usize = 128;
 const PAUSES: [Duration; 4] =
     [Duration::from_millis(500), Duration::from_millis(750), Duration::from_millis(1125), Duration::from_millis(1687)];
 
+/// How many may ask at a time. Clones share it: one who is asked at many addresses may have one for all of them.
+#[derive(Clone)]
+pub struct Turns(Arc<Semaphore>);
+
+impl Default for Turns {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(ASKING_MAX)))
+    }
+}
+
 /// One who is asked.
 pub struct Remote {
     client: Client,
     path: String,
-    turns: Semaphore,
+    turns: Turns,
 }
 
 /// Why there is no answer.
@@ -66,20 +76,20 @@ impl Remote {
             return Err(named(&"exec and auth-provider plugins are not supported: name a certificate, a token or a tokenFile"));
         }
         let config = Config::from_custom_kubeconfig(read, &KubeConfigOptions::default()).await.map_err(|error| named(&error))?;
-        Self::of_config(config, group).map_err(|error| named(&error))
+        Self::of_config(config, Turns::default(), group).map_err(|error| named(&error))
     }
 
     /// Whoever is at `origin` (`https://name:port`) and shows a certificate of `authorities`; without any, of those that the machine trusts.
     ///
     /// # Errors
     /// It is no address.
-    pub fn of_origin(origin: &Uri, authorities: Option<&[CertificateDer<'static>]>, group: &Group) -> Result<Self, String> {
+    pub fn of_origin(origin: &Uri, authorities: Option<&[CertificateDer<'static>]>, turns: &Turns, group: &Group) -> Result<Self, String> {
         let mut config = Config::new(origin.clone());
         config.root_cert = authorities.map(|all| all.iter().map(|one| one.to_vec()).collect());
-        Self::of_config(config, group)
+        Self::of_config(config, turns.clone(), group)
     }
 
-    fn of_config(mut config: Config, group: &Group) -> Result<Self, String> {
+    fn of_config(mut config: Config, turns: Turns, group: &Group) -> Result<Self, String> {
         let parts = config.cluster_url.clone().into_parts();
         let path = parts.path_and_query.as_ref().map_or_else(|| "/".to_owned(), |path| path.as_str().to_owned());
         let origin = Uri::builder().scheme(parts.scheme.ok_or("the server's URL has no scheme")?);
@@ -87,11 +97,7 @@ impl Remote {
         config.cluster_url = origin.map_err(|error| error.to_string())?;
         config.default_retry = false;
         let client = ClientBuilder::try_from((config, InGroup(group.clone()))).map_err(|error| chained(&error))?.build();
-        Ok(Self {
-            client,
-            path: if path.len() > 1 { path.trim_end_matches('/').to_owned() } else { path },
-            turns: Semaphore::new(ASKING_MAX),
-        })
+        Ok(Self { client, path: if path.len() > 1 { path.trim_end_matches('/').to_owned() } else { path }, turns })
     }
 
     /// Posts JSON and brings back JSON. What passes is tried again, for `whole` altogether; each try has `bound`.
@@ -127,7 +133,7 @@ impl Remote {
     async fn within<T>(&self, bound: Duration, ask: impl Future<Output = Result<T, Unanswered>>) -> Result<T, Unanswered> {
         let turn = async {
             // Never closed.
-            let _turn = self.turns.acquire().await;
+            let _turn = self.turns.0.acquire().await;
             ask.await
         };
         timeout(bound, turn).await.unwrap_or_else(|_| Err(failed("context deadline exceeded")))

@@ -18,13 +18,18 @@ const WAIT_BOUND: Duration = Duration::from_secs(30);
 
 /// The webhook authenticator.
 pub struct TokenWebhook {
+    reviewer: Arc<Reviewer>,
+    /// How long an answer holds.
+    ttl: Duration,
+    answers: Answers<Result<Option<Known>, String>>,
+}
+
+/// Who is asked.
+struct Reviewer {
     remote: Remote,
     version: String,
     /// The API server's own.
     audiences: Vec<String>,
-    /// How long an answer holds.
-    ttl: Duration,
-    answers: Answers<Result<Option<Known>, String>>,
 }
 
 impl TokenWebhook {
@@ -37,9 +42,12 @@ impl TokenWebhook {
             return Err(format!("unsupported authentication webhook version {version:?}, supported versions are \"v1\", \"v1beta1\""));
         }
         let remote = Remote::of_kubeconfig(file, group).await?;
-        Ok(Self { remote, version: version.to_owned(), audiences: audiences.to_vec(), ttl, answers: Answers::new() })
+        let reviewer = Arc::new(Reviewer { remote, version: version.to_owned(), audiences: audiences.to_vec() });
+        Ok(Self { reviewer, ttl, answers: Answers::new(group) })
     }
+}
 
+impl Reviewer {
     async fn review(&self, token: &str, wanted: &[String]) -> Result<Option<Known>, String> {
         let review = json!({
             "apiVersion": format!("authentication.k8s.io/{}", self.version), "kind": "TokenReview",
@@ -65,12 +73,15 @@ impl TokenWebhook {
 #[async_trait]
 impl Authenticator for TokenWebhook {
     async fn token(&self, _: &Arc<Engine>, token: &str, audiences: &[String]) -> Result<Option<Known>, Status> {
-        let wanted = if audiences.is_empty() { &self.audiences } else { audiences };
+        let wanted = if audiences.is_empty() { &self.reviewer.audiences } else { audiences };
         let parts = [token].into_iter().chain(wanted.iter().map(String::as_str)).map(str::as_bytes);
         let asked = self.answers.asked(parts);
         // What went wrong is not kept.
-        let keep = |answer: &Result<_, _>| if answer.is_ok() { self.ttl } else { Duration::ZERO };
-        let answer = self.answers.get(asked, keep, self.review(token, wanted)).await;
+        let ttl = self.ttl;
+        let keep = move |answer: &Result<_, _>| if answer.is_ok() { ttl } else { Duration::ZERO };
+        let (reviewer, token, wanted) = (self.reviewer.clone(), token.to_owned(), wanted.to_vec());
+        let review = async move { reviewer.review(&token, &wanted).await };
+        let answer = self.answers.get(asked, keep, review).await.unwrap_or_else(|lost| Err(lost.to_string()));
         answer.map_err(|why| Status::new(401, "Unauthorized", why))
     }
 }

@@ -1,6 +1,6 @@
 //! A question -> a SubjectAccessReview that somebody outside answers. Source: apiserver `plugin/pkg/authorizer/webhook/webhook.go`.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use api::{
     selector::{Labels, Op},
@@ -35,7 +35,7 @@ static AT_ONCE: Semaphore = Semaphore::const_new(THREADS_MAX);
 /// One webhook.
 pub struct WebhookAuthorizer {
     config: WebhookConfig,
-    remote: Remote,
+    remote: Arc<Remote>,
     conditions: Vec<Program>,
     answers: Answers<Result<Answer, String>>,
 }
@@ -64,9 +64,9 @@ impl WebhookAuthorizer {
     /// What is wrong with its kubeconfig.
     pub async fn open(config: WebhookConfig, group: &Group) -> Result<Self, String> {
         let file = config.connection_info.kube_config_file.clone().unwrap_or_default();
-        let remote = Remote::of_kubeconfig(file.as_ref(), group).await?;
+        let remote = Arc::new(Remote::of_kubeconfig(file.as_ref(), group).await?);
         let compiled = config.match_conditions.iter().map(|one| Program::compile(&one.expression, About::Request, Makes::Bool));
-        Ok(Self { conditions: compiled.collect::<Result<_, _>>()?, config, remote, answers: Answers::new() })
+        Ok(Self { conditions: compiled.collect::<Result<_, _>>()?, config, remote, answers: Answers::new(group) })
     }
 
     async fn verdict(&self, attributes: &Attributes<'_>) -> Verdict {
@@ -78,11 +78,19 @@ impl WebhookAuthorizer {
         }
         let asked = self.answers.asked([spec.to_string().as_bytes()]);
         let is_kept = chosen_bytes(attributes) < KEPT_BYTES_MAX;
-        let keep = |answer: &Result<Answer, String>| match answer {
-            Ok(answer) if is_kept => self.config.ttl(answer.allowed),
+        let (allowed, refused) = (self.config.ttl(true), self.config.ttl(false));
+        let keep = move |answer: &Result<Answer, String>| match answer {
+            Ok(answer) if is_kept => {
+                if answer.allowed {
+                    allowed
+                } else {
+                    refused
+                }
+            }
             _ => Duration::ZERO,
         };
-        match self.answers.get(asked, keep, self.review(spec)).await {
+        let answer = self.answers.get(asked, keep, self.review(spec)).await;
+        match answer.unwrap_or_else(|lost| Err(lost.to_string())) {
             Err(error) => self.failed(error),
             Ok(Answer { denied: true, allowed, reason }) => {
                 let error = if allowed { "webhook subject access review returned both allow and deny response" } else { "" };
@@ -100,7 +108,8 @@ impl WebhookAuthorizer {
         Verdict { decision, error }
     }
 
-    async fn review(&self, spec: Value) -> Result<Answer, String> {
+    /// Needs nobody to wait for it.
+    fn review(&self, spec: Value) -> impl Future<Output = Result<Answer, String>> + Send + use<> {
         let version = &self.config.subject_access_review_version;
         let mut review = json!({
             "apiVersion": format!("authorization.k8s.io/{version}"), "kind": "SubjectAccessReview", "metadata": {"creationTimestamp": null},
@@ -113,12 +122,15 @@ impl WebhookAuthorizer {
             review["spec"]["group"] = groups;
         }
         let bound = if self.config.timeout.is_zero() { WAIT_BOUND } else { self.config.timeout };
-        let answered = self.remote.post(&review, bound, WAIT_BOUND).await.map_err(|error| {
-            tracing::error!(%error, "failed to make webhook authorizer request");
-            error.why
-        })?;
-        let review: Review = serde_json::from_value(answered).map_err(|error| error.to_string())?;
-        Ok(review.status.unwrap_or_default())
+        let remote = self.remote.clone();
+        async move {
+            let answered = remote.post(&review, bound, WAIT_BOUND).await.map_err(|error| {
+                tracing::error!(%error, "failed to make webhook authorizer request");
+                error.why
+            })?;
+            let review: Review = serde_json::from_value(answered).map_err(|error| error.to_string())?;
+            Ok(review.status.unwrap_or_default())
+        }
     }
 
     /// Whether it is asked about this. One condition that does not hold is enough; errors count where none says no (`CELMatcher.Eval`).

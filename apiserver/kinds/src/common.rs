@@ -164,6 +164,11 @@ pub async fn all_written<F: Future<Output = Result<(), Status>>>(writes: impl In
     futures::future::join_all(writes.into_iter().map(|(name, write)| told(name, write))).await.into_iter().collect()
 }
 
+/// Whether the store did not answer, or not in time: what ails this write ails the next one, and a round of writes ends here.
+pub fn is_of_the_store(status: &Status) -> bool {
+    matches!(status.code, 503 | 504)
+}
+
 /// A write of the server's own, where somebody else was faster: what they wrote is looked at when it is heard of.
 ///
 /// # Errors

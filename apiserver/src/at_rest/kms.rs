@@ -9,6 +9,10 @@ use std::{
     time::Duration,
 };
 
+use api::{
+    flight::{Flight, Flights},
+    task::Group,
+};
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use futures::{StreamExt, stream};
@@ -16,7 +20,7 @@ use http::{Uri, uri::PathAndQuery};
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use prost::Message;
-use tokio::{net::UnixStream, time::Instant};
+use tokio::{net::UnixStream, sync::Semaphore, time::Instant};
 use tonic::{
     Code, Request, Status,
     client::Grpc,
@@ -52,9 +56,21 @@ pub struct Kms {
     state: ArcSwapOption<State>,
     /// The API's version, as its first answer said.
     version: Mutex<String>,
-    /// Held while it is asked, so that all who come meanwhile get that answer.
-    last: tokio::sync::Mutex<Option<Answered>>,
+    last: Mutex<Option<Answered>>,
+    probing: Flight<Result<(), String>>,
     keys: Mutex<Keys>,
+    /// Whether a key has been learnt.
+    asking: Flights<KeyName, bool>,
+    turns: Semaphore,
+}
+
+/// Who wants keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Patience {
+    /// Waits for as long as the KMS may take, once in a while.
+    Waits,
+    /// Holds up all others meanwhile: a KMS that did not answer last is left to those who wait.
+    Passes,
 }
 
 struct Answered {
@@ -65,8 +81,46 @@ struct Answered {
 #[derive(Default)]
 struct Keys {
     known: HashMap<KeyName, Arc<Dek>>,
+    /// When others were asked for in vain last, and why.
+    failed: HashMap<KeyName, Failure>,
+    /// Of the last question of any sort, where there was no answer to it.
+    silent: Option<Failure>,
     /// Why the last one that was asked for is not known.
     error: String,
+}
+
+#[derive(Clone)]
+struct Failure {
+    at: Instant,
+    why: String,
+}
+
+impl Failure {
+    fn stands(&self) -> bool {
+        self.at.elapsed() < UNHEALTHY_FOR
+    }
+}
+
+impl Keys {
+    /// Whether a key is not to be asked for now: it is known, or it or any was asked for in vain just now.
+    fn is_settled(&self, name: &KeyName) -> bool {
+        let failed = self.failed.get(name).into_iter().chain(&self.silent);
+        self.known.contains_key(name) || failed.into_iter().any(Failure::stands)
+    }
+
+    fn fail(&mut self, name: KeyName, why: String) {
+        if self.failed.len() >= KEYS_MAX {
+            self.failed.retain(|_, failure| failure.stands());
+        }
+        if self.failed.len() < KEYS_MAX {
+            self.failed.insert(name, Failure { at: Instant::now(), why: why.clone() });
+        }
+        self.error = why;
+    }
+
+    fn why(&self, name: &KeyName) -> &str {
+        self.failed.get(name).or(self.silent.as_ref()).map_or(&self.error, |failure| &failure.why)
+    }
 }
 
 /// What is written with.
@@ -136,7 +190,8 @@ impl Kms {
         if config.version() == "v1" {
             return Err("KMSv1 is deprecated and will only receive security updates going forward. Use KMSv2 instead.  Set --feature-gates=KMSv1=true to use the deprecated KMSv1 feature.".into());
         }
-        let socket = config.socket();
+        // What was begun ends within the timeout, whoever asked for it.
+        let (socket, group) = (config.socket(), Group::new());
         let connect = tower::service_fn(move |_: Uri| {
             let socket = socket.clone();
             async move { UnixStream::connect(socket).await.map(TokioIo::new) }
@@ -148,8 +203,11 @@ impl Kms {
             timeout: config.timeout(),
             state: ArcSwapOption::empty(),
             version: Mutex::default(),
-            last: tokio::sync::Mutex::default(),
+            last: Mutex::default(),
+            probing: Flight::new(&group),
             keys: Mutex::default(),
+            asking: Flights::new(&group),
+            turns: Semaphore::new(ASKED_MAX),
         })
     }
 
@@ -175,21 +233,22 @@ impl Kms {
     ///
     /// # Errors
     /// Why not.
-    pub async fn check(&self) -> Result<(), String> {
-        let mut last = self.last.lock().await;
-        let stands = |answered: &Answered| if answered.outcome.is_ok() { HEALTHY_FOR } else { UNHEALTHY_FOR };
-        if let Some(answered) = last.as_ref().filter(|answered| answered.at.elapsed() < stands(answered)) {
-            return answered.outcome.clone();
-        }
-        let outcome = self.probe().await;
-        *last = Some(Answered { at: Instant::now(), outcome: outcome.clone() });
-        outcome
+    pub async fn check(self: &Arc<Self>) -> Result<(), String> {
+        let stands = |answered: &&Answered| answered.at.elapsed() < if answered.outcome.is_ok() { HEALTHY_FOR } else { UNHEALTHY_FOR };
+        let known = || self.last.lock().as_ref().filter(stands).map(|answered| answered.outcome.clone());
+        let kms = self.clone();
+        let probe = || async move {
+            let outcome = kms.probe().await;
+            *kms.last.lock() = Some(Answered { at: Instant::now(), outcome: outcome.clone() });
+            outcome
+        };
+        self.probing.join((), known, probe).await.unwrap_or_else(|lost| Err(lost.to_string()))
     }
 
     /// As [`Kms::check`], where it is time.
-    pub(super) async fn poll(&self) {
+    pub(super) async fn poll(self: &Arc<Self>) {
         let due = {
-            let last = self.last.lock().await;
+            let last = self.last.lock();
             last.as_ref().is_none_or(|last| last.at.elapsed() >= if last.outcome.is_ok() { POLL_HEALTHY } else { POLL_UNHEALTHY })
         };
         if due && let Err(error) = self.check().await {
@@ -290,7 +349,7 @@ impl Kms {
         let dek = {
             let keys = self.keys.lock();
             let known = keys.known.get(&name).cloned();
-            known.ok_or_else(|| format!("failed to decrypt DEK, error: {}", keys.error))?
+            known.ok_or_else(|| format!("failed to decrypt DEK, error: {}", keys.why(&name)))?
         };
         let plain = dek.open(&object.data, authenticated).inspect_err(|_| {
             // It may be another key than the one that was asked for: it is asked for again, unless it was made here.
@@ -302,28 +361,53 @@ impl Kms {
         Ok((plain, state.as_ref().is_some_and(is_other)))
     }
 
-    /// Asks for the keys of these values (whole, with their prefix) that are not known. What fails ends it: the others are not asked for.
-    pub(super) async fn learn(&self, values: &[&Bytes]) {
+    /// Asks for the keys of these values (whole, with their prefix) that are not known. What was asked for in vain just now is not asked for again, and
+    /// where there is no answer at all the others are not waited for.
+    pub(super) async fn learn(self: &Arc<Self>, values: &[&Bytes], patience: Patience) {
         let prefix = format!("k8s:enc:kms:v2:{}:", self.name);
         let mut unknown = HashMap::new();
         for value in values.iter().filter(|value| value.starts_with(prefix.as_bytes())) {
             let Ok(object) = EncryptedObject::read(&value.slice(prefix.len()..)) else { continue };
-            let name = object.key_name();
-            if !self.keys.lock().known.contains_key(&name) {
+            let (name, keys) = (object.key_name(), self.keys.lock());
+            if !keys.is_settled(&name) && (patience == Patience::Waits || keys.silent.is_none()) {
                 unknown.insert(name, EncryptedObject { data: Bytes::new(), ..object });
             }
         }
-        let asked = unknown.into_iter().map(|(name, object)| async move { (name, self.decrypt(object).await) });
-        let mut answers = stream::iter(asked).buffer_unordered(ASKED_MAX);
-        while let Some((name, answer)) = answers.next().await {
-            match answer {
-                Ok(dek) => self.remember(name, Arc::new(dek)),
-                Err(why) => {
-                    self.keys.lock().error = why;
-                    return;
-                }
+        let asked = unknown.into_iter().map(|(name, object)| self.learn_one(name, object));
+        let (mut answers, mut failures) = (stream::iter(asked).buffer_unordered(ASKED_MAX), 0);
+        while let Some(is_learnt) = answers.next().await {
+            failures += usize::from(!is_learnt);
+            if failures >= ASKED_MAX || self.keys.lock().silent.is_some() {
+                return;
             }
         }
+    }
+
+    /// Whether it is known then. Who waited while others were not answered is not answered either.
+    async fn learn_one(self: &Arc<Self>, name: KeyName, object: EncryptedObject) -> bool {
+        let known = || {
+            let keys = self.keys.lock();
+            keys.is_settled(&name).then(|| keys.known.contains_key(&name))
+        };
+        let kms = self.clone();
+        let ask = || async move {
+            // Never closed.
+            let _turn = kms.turns.acquire().await;
+            let silent = kms.keys.lock().silent.clone().filter(Failure::stands);
+            let answer = match silent {
+                Some(failure) => Err(failure.why),
+                None => kms.decrypt(object).await,
+            };
+            match answer {
+                Ok(dek) => kms.remember(name, Arc::new(dek)),
+                Err(why) => {
+                    kms.keys.lock().fail(name, why);
+                    return false;
+                }
+            }
+            true
+        };
+        self.asking.join(name, known, ask).await.unwrap_or(false)
     }
 
     async fn decrypt(&self, object: EncryptedObject) -> Result<Dek, String> {
@@ -343,6 +427,7 @@ impl Kms {
                 keys.known.remove(&some);
             }
         }
+        keys.failed.remove(&name);
         keys.known.insert(name, dek);
     }
 
@@ -359,10 +444,18 @@ impl Kms {
                 answer => answer,
             }
         };
-        match tokio::time::timeout(self.timeout, work).await {
-            Ok(answer) => answer.map_err(|status| format!("rpc error: code = {:?} desc = {}", status.code(), status.message())),
-            Err(_) => Err("rpc error: code = DeadlineExceeded desc = context deadline exceeded".into()),
-        }
+        let answer = match tokio::time::timeout(self.timeout, work).await {
+            Ok(answer) => answer,
+            Err(_) => Err(Status::deadline_exceeded("context deadline exceeded")),
+        };
+        let is_silent = |status: &Status| matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded);
+        let answer = answer.map_err(|status| {
+            let why = format!("rpc error: code = {:?} desc = {}", status.code(), status.message());
+            (is_silent(&status), why)
+        });
+        let silent = answer.as_ref().err().filter(|(is_silent, _)| *is_silent);
+        self.keys.lock().silent = silent.map(|(_, why)| Failure { at: Instant::now(), why: why.clone() });
+        answer.map_err(|(_, why)| why)
     }
 
     async fn ask<Q, A>(&self, method: &'static str, request: Q) -> Result<A, Status>

@@ -12,7 +12,7 @@ use super::{
     ENCRYPTED,
     ciphers::KeyCipher,
     config::{Config, Keys, ProviderConfig, parse_resource, yaml_name},
-    kms::Kms,
+    kms::{Kms, Patience},
 };
 
 /// What encrypts what.
@@ -166,13 +166,13 @@ impl Encryption {
     }
 
     /// Asks each KMS for the keys of these values that are not known yet.
-    pub(super) async fn learn(&self, values: impl Iterator<Item = &Bytes>) {
+    pub(super) async fn learn(&self, values: impl Iterator<Item = &Bytes>, patience: Patience) {
         if self.kms.is_empty() {
             return;
         }
         let of_kms: Vec<&Bytes> = values.filter(|value| value.starts_with(b"k8s:enc:kms:v2:")).collect();
         if !of_kms.is_empty() {
-            join_all(self.kms.iter().map(|kms| kms.learn(&of_kms))).await;
+            join_all(self.kms.iter().map(|kms| kms.learn(&of_kms, patience))).await;
         }
     }
 }

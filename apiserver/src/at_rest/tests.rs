@@ -181,3 +181,58 @@ async fn wildcards_are_for_what_no_rule_names() {
     assert_eq!(written("apps", "deployments"), Some('b'));
     assert_eq!((written("", "pods"), written("example.com", "secrets")), (Some('c'), Some('c')));
 }
+
+/// A value whose key is another one for each number.
+fn of_kms(number: u8) -> Bytes {
+    use super::envelope::{EncryptedObject, SEED};
+    let object = EncryptedObject {
+        data: Bytes::from_static(&[1; 64]),
+        key_id: "key".into(),
+        source: Bytes::copy_from_slice(&[number; 32]),
+        annotations: std::collections::BTreeMap::new(),
+        source_type: SEED,
+    };
+    [&b"k8s:enc:kms:v2:safe:"[..], &prost::Message::encode_to_vec(&object)].concat().into()
+}
+
+/// It takes connections, and says nothing.
+#[tokio::test(start_paused = true)]
+async fn a_kms_that_is_silent_is_waited_for_once_in_a_while_and_not_by_who_follows_the_store() {
+    use std::{sync::Arc, time::Duration};
+
+    use tokio::time::{Instant, sleep};
+
+    use super::kms::Kms;
+
+    const TIMEOUT: Duration = Duration::from_secs(2);
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("kms.sock");
+    let _silent = tokio::net::UnixListener::bind(&socket).unwrap();
+    let config =
+        serde_json::json!({"apiVersion": "v2", "name": "safe", "timeout": "2s", "endpoint": format!("unix://{}", socket.display())});
+    let kms = Arc::new(Kms::of(&serde_json::from_value(config).unwrap()).unwrap());
+    let waited = async |number: u8, patience: Patience| {
+        let begun = Instant::now();
+        kms.learn(&[&of_kms(number)], patience).await;
+        begun.elapsed()
+    };
+    let begun = Instant::now();
+    for number in 0..40 {
+        waited(number, Patience::Waits).await;
+    }
+    assert!(begun.elapsed() < TIMEOUT * 2, "{:?}", begun.elapsed());
+    let why = kms.open(&of_kms(7).slice("k8s:enc:kms:v2:safe:".len()..), b"k").unwrap_err();
+    assert!(why.contains("context deadline exceeded"), "{why}");
+    // All at once, and more than may ask at a time.
+    sleep(TIMEOUT * 2).await;
+    let begun = Instant::now();
+    futures::future::join_all((50..90).map(|number| waited(number, Patience::Waits))).await;
+    assert!(begun.elapsed() < TIMEOUT * 2, "{:?}", begun.elapsed());
+    // However long ago it was that it did not answer.
+    sleep(TIMEOUT * 100).await;
+    assert!(waited(7, Patience::Passes).await < TIMEOUT / 2);
+    assert!(waited(7, Patience::Waits).await >= TIMEOUT, "somebody has to ask it again");
+    let begun = Instant::now();
+    let checks = futures::future::join_all((0..8).map(|_| kms.check())).await;
+    assert!(checks.iter().all(Result::is_err) && begun.elapsed() < TIMEOUT * 2, "{:?}", begun.elapsed());
+}

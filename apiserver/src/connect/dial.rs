@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    net::{IpAddr, SocketAddr, ToSocketAddrs},
+    net::{IpAddr, SocketAddr},
     sync::Arc,
     time::Duration,
 };
@@ -17,11 +17,11 @@ use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
-    sync::Semaphore,
 };
 use tokio_rustls::TlsConnector;
 
 use super::{
+    lookups,
     of_node::Calls,
     tunnel::{NoStream, Tunnels},
     unreachable,
@@ -29,9 +29,6 @@ use super::{
 use crate::{certs::Certs, kind::Target, tls};
 
 const DIAL_BOUND: Duration = Duration::from_secs(10);
-/// Names that are looked up at a time: a node says itself what it is called.
-const LOOKUPS_MAX: usize = 8;
-static LOOKUPS: Semaphore = Semaphore::const_new(LOOKUPS_MAX);
 
 /// How node agents are called: with our client certificate, which is renewed now and then, and through the tunnels that they hold to us.
 #[derive(Default)]
@@ -140,7 +137,7 @@ async fn encrypted(config: Arc<ClientConfig>, target: &Target, stream: impl Stre
 
 /// All addresses of a host, each of which we may call (`isProxyableHostname` in `pkg/registry/core/node/strategy.go`).
 async fn resolved(host: &str, port: u16) -> Result<Vec<SocketAddr>, Failed> {
-    let found = looked_up(&LOOKUPS, host, port).await?;
+    let found = lookups::looked_up(host, port).await?;
     match () {
         () if found.is_empty() => Err(io::Error::new(io::ErrorKind::NotFound, "no addresses for hostname").into()),
         () if found.iter().any(|address| !is_global_unicast(address.ip())) => Err(Failed::NotAllowed),
@@ -153,20 +150,7 @@ async fn resolved(host: &str, port: u16) -> Result<Vec<SocketAddr>, Failed> {
 /// # Errors
 /// The name is nobody's, or cannot be looked up.
 pub async fn addresses(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
-    looked_up(&LOOKUPS, host, port).await
-}
-
-/// A name is looked up by a thread that waits for as long as the resolver is silent, longer than anybody waits for us: few of them may.
-async fn looked_up(places: &'static Semaphore, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
-    if let Ok(address) = host.parse::<IpAddr>() {
-        return Ok(vec![SocketAddr::new(address, port)]);
-    }
-    let (place, host) = (places.acquire().await.map_err(io::Error::other)?, host.to_owned());
-    let look = move || {
-        let _place = place;
-        (host.as_str(), port).to_socket_addrs().map(Iterator::collect)
-    };
-    tokio::task::spawn_blocking(look).await.map_err(io::Error::other)?
+    lookups::looked_up(host, port).await
 }
 
 /// `IsGlobalUnicast` of Go: an address the API server may call on behalf of others. An IPv4 address is one in IPv6 clothes, too.
@@ -243,19 +227,6 @@ mod tests {
     fn target(host: &str, port: u16, agent_of: Option<&str>, prefix: Option<&str>) -> Target {
         let (rewrite_prefix, node_agent) = (prefix.map(str::to_owned), agent_of.map(str::to_owned));
         Target { scheme: "http", host: host.into(), port, path_and_query: "/".into(), node_agent, rewrite_prefix }
-    }
-
-    /// Who holds the threads that look names up holds up nobody who is called by address, and no more of them are begun.
-    #[tokio::test]
-    async fn silent_resolvers_hold_few_threads() {
-        static PLACES: Semaphore = Semaphore::const_new(1);
-        let silent = PLACES.acquire().await.unwrap();
-        assert_eq!(looked_up(&PLACES, "192.0.2.1", 7).await.unwrap(), ["192.0.2.1:7".parse().unwrap()]);
-        assert_eq!(looked_up(&PLACES, "fd00::1", 7).await.unwrap(), ["[fd00::1]:7".parse().unwrap()]);
-        assert!(looked_up(&PLACES, "localhost", 7).now_or_never().is_none(), "it waits");
-        drop(silent);
-        assert!(looked_up(&PLACES, "localhost", 7).await.unwrap().iter().all(|address| address.ip().is_loopback()));
-        assert_eq!(PLACES.available_permits(), 1);
     }
 
     #[tokio::test]

@@ -63,6 +63,8 @@ async fn load(engine: &Arc<Engine>) -> Result<Rev, Error> {
             None => unserved += 1,
         }
     }
+    // Once for all kinds: whoever has the keys may be slow, and is asked for all of them together.
+    engine.at_rest.learn(by_cache.values().flatten().map(|entry| &entry.value)).await;
     for cache in registry.caches() {
         let stored = by_cache.remove(&*cache.prefix).unwrap_or_default();
         let (entries, is_open) = engine.opened(cache, stored).await;
@@ -99,7 +101,7 @@ async fn follow(engine: &Arc<Engine>, after: Rev) -> Error {
         match batch {
             Ok(batch) => {
                 // Others write here, too, and with keys of their own.
-                engine.at_rest.learn(batch.iter().filter_map(written)).await;
+                engine.at_rest.learn_in_passing(batch.iter().filter_map(written)).await;
                 apply(engine, batch.iter());
             }
             Err(error) => return error,

@@ -15,6 +15,7 @@ use std::{
 };
 
 use api::Status;
+use futures::future::join_all;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
@@ -128,23 +129,25 @@ pub(super) async fn retry(engine: Arc<Engine>) {
     }
 }
 
+/// All are read at once: a store that is silent is waited for once, and so is whoever has the keys.
 async fn is_one_open(engine: &Engine) -> bool {
     let registry = engine.registry();
+    let mut asked = Vec::new();
     for (prefix, key) in engine.locked.some_of_each() {
-        let Some(cache) = registry.caches().iter().find(|cache| cache.prefix == prefix) else {
-            engine.locked.set(&prefix, Vec::new());
-            continue;
-        };
-        let entry = match engine.store.get(&key).await {
-            Ok(Some(entry)) => entry,
-            // It went without anybody being told, while its kind was not served: nothing else would unlock that.
-            Ok(None) => return true,
-            Err(_) => continue,
-        };
-        engine.at_rest.learn(std::iter::once(&entry.value)).await;
-        if engine.plain(cache, entry).is_ok() {
-            return true;
+        match registry.caches().iter().find(|cache| cache.prefix == prefix) {
+            Some(cache) => asked.push(async move { (cache, engine.store.get(&key).await) }),
+            None => engine.locked.set(&prefix, Vec::new()),
         }
     }
-    false
+    let mut read = Vec::new();
+    for (cache, entry) in join_all(asked).await {
+        match entry {
+            Ok(Some(entry)) => read.push((cache, entry)),
+            // It went without anybody being told, while its kind was not served: nothing else would unlock that.
+            Ok(None) => return true,
+            Err(_) => {}
+        }
+    }
+    engine.at_rest.learn(read.iter().map(|(_, entry)| &entry.value)).await;
+    read.into_iter().any(|(cache, entry)| engine.plain(cache, entry).is_ok())
 }

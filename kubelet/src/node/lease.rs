@@ -23,11 +23,22 @@ const DURATION_SECONDS: i32 = 40;
 const RENEW_EVERY: Duration = Duration::from_secs(10);
 const RETRY_MIN: Duration = Duration::from_millis(200);
 
+/// Why it was not renewed.
+#[derive(Debug, thiserror::Error)]
+enum Failed {
+    #[error(transparent)]
+    Refused(#[from] kube::Error),
+    /// The client itself waits longer than a Lease lasts.
+    #[error("no answer within {RENEW_EVERY:?}")]
+    Silent,
+}
+
 pub async fn renew(client: Client, node_name: String, node_uid: String) {
     let leases: Api<Lease> = Api::namespaced(client, NAMESPACE);
     let mut pause = RETRY_MIN;
     loop {
-        match once(&leases, &node_name, &node_uid).await {
+        let tried = tokio::time::timeout(RENEW_EVERY, once(&leases, &node_name, &node_uid)).await;
+        match tried.unwrap_or_else(|_| Err(Failed::Silent)) {
             Ok(()) => pause = RENEW_EVERY,
             Err(error) => {
                 tracing::warn!(%error, "failed to update node lease");
@@ -42,14 +53,15 @@ pub async fn renew(client: Client, node_name: String, node_uid: String) {
     }
 }
 
-async fn once(leases: &Api<Lease>, node_name: &str, node_uid: &str) -> Result<(), kube::Error> {
+async fn once(leases: &Api<Lease>, node_name: &str, node_uid: &str) -> Result<(), Failed> {
     let now = MicroTime(Timestamp::now());
     let patch = json!({"spec": {"holderIdentity": node_name, "leaseDurationSeconds": DURATION_SECONDS, "renewTime": now}});
     match leases.patch(node_name, &PatchParams::default(), &Patch::Merge(patch)).await {
         Err(kube::Error::Api(status)) if status.code == 404 => {
-            leases.create(&PostParams::default(), &lease(node_name, node_uid, now)).await.map(drop)
+            leases.create(&PostParams::default(), &lease(node_name, node_uid, now)).await?;
+            Ok(())
         }
-        done => done.map(drop),
+        done => Ok(done.map(drop)?),
     }
 }
 
@@ -74,5 +86,29 @@ fn lease(node_name: &str, node_uid: &str, now: MicroTime) -> Lease {
             renew_time: Some(now),
             ..LeaseSpec::default()
         }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    };
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_is_silent_is_asked_again_while_the_lease_lasts() {
+        let asked = Arc::<AtomicUsize>::default();
+        let count = asked.clone();
+        let silent = tower::service_fn(move |_: http::Request<kube::client::Body>| {
+            count.fetch_add(1, Ordering::Relaxed);
+            std::future::pending::<Result<http::Response<kube::client::Body>, std::convert::Infallible>>()
+        });
+        let renewing = renew(Client::new(silent, "default"), "n1".into(), "u1".into());
+        let lasts = Duration::from_secs(DURATION_SECONDS.unsigned_abs().into());
+        assert!(tokio::time::timeout(lasts, renewing).await.is_err());
+        assert!(asked.load(Ordering::Relaxed) >= 3, "{asked:?}");
     }
 }

@@ -253,7 +253,7 @@ async fn a_real_pod_is_what_it_was_asked_to_be() {
         pods: pods.clone(),
         client: denying(),
         metrics: Metrics::default(),
-        stats: Stats::new("n1", test_node.dir.path().to_owned(), test_node.cgroups.clone(), pods.clone()),
+        stats: Stats::new("n1", test_node.dir.path().to_owned(), test_node.cgroups.clone(), pods.clone(), &test_node.group),
     };
     let address = started_with(&ca, node, &test_node.group).await;
     let master = ca.connector(Some(("kube-apiserver-kubelet-client", "system:masters")));

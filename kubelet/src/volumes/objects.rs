@@ -1,6 +1,6 @@
 //! Pods -> the ConfigMaps and Secrets they refer to: each watched by itself while a pod here needs it, and no others.
 //!
-//! A pod may name as many as fit into it. Those that are too many are not watched but read again and again, one after the other: they cost the node no
+//! A pod may name as many as fit into it. Those that are too many are not watched but read again and again, one of a pod after the other: they cost the node no
 //! stream, and no place among what it keeps for a start without a server.
 //!
 //! Source: the watch-based and the cache-based managers of `pkg/kubelet/util/manager`.
@@ -31,6 +31,7 @@ use tokio::sync::{Notify, watch};
 use crate::{
     env::{self, Fetched},
     meta, tokens,
+    turns::{Silent, Turns},
 };
 
 /// Objects of one pod that are watched, while the node watches few...
@@ -40,10 +41,13 @@ const POD_WATCHES_CROWDED_MAX: usize = 24;
 const NODE_WATCHES_MAX: usize = 1024;
 /// What is not watched is read anew so often: upstream's lifetime of what its cache-based managers hold.
 const READ_EVERY: Duration = Duration::from_secs(60);
-/// Between two reads of this node.
+/// Objects of this node that are read at a time; pods take turns.
+const READS_MAX: usize = 4;
+/// Between two reads of one of them.
 const READ_PAUSE: Duration = Duration::from_millis(10);
-/// One of them.
+/// One of them. Who waited for its turn then is not answered either, and the pod's others wait until it is tried again.
 const READ_BOUND: Duration = Duration::from_secs(10);
+const READ_RETRY: Duration = Duration::from_secs(10);
 
 /// Watched objects. Clones share them.
 #[derive(Clone)]
@@ -84,8 +88,7 @@ struct Shared {
     watched: AtomicUsize,
     /// By uid, of the pods that name more than are watched.
     readers: Mutex<HashMap<String, Reader>>,
-    /// One object is read at a time; pods take turns.
-    reads: tokio::sync::Mutex<()>,
+    reads: Turns,
     /// Objects that changed since they were last asked for; bounded by the number of objects.
     changed: Mutex<BTreeSet<Reference>>,
     change: Notify,
@@ -115,7 +118,7 @@ impl Objects {
             entries: Mutex::default(),
             watched: AtomicUsize::new(0),
             readers: Mutex::default(),
-            reads: tokio::sync::Mutex::default(),
+            reads: Turns::new(READS_MAX),
             changed: Mutex::default(),
             change: Notify::new(),
         };
@@ -358,36 +361,62 @@ where
 /// Reads these objects, again and again.
 async fn read_all(shared: Arc<Shared>, what: Arc<[Reference]>) {
     loop {
-        for about in &*what {
-            let turn = shared.reads.lock().await;
+        let mut silent_from = None;
+        for (at, about) in what.iter().enumerate() {
+            let state = shared.entries.lock().get(about).map(|entry| entry.state.clone());
+            let Some(state) = state else { continue };
+            let read = match about {
+                Reference::ConfigMap(_) => read::<ConfigMap>(about, &shared, &state, |o| Object::ConfigMap(Arc::new(o))).await,
+                Reference::Secret(_) => read::<Secret>(about, &shared, &state, |o| Object::Secret(Arc::new(o))).await,
+            };
+            if read == Err(Silent) {
+                silent_from = Some(at);
+                break;
+            }
+        }
+        let Some(from) = silent_from else {
+            tokio::time::sleep(READ_EVERY).await;
+            continue;
+        };
+        for about in what.iter().skip(from) {
             let state = shared.entries.lock().get(about).map(|entry| entry.state.clone());
             if let Some(state) = state {
-                match about {
-                    Reference::ConfigMap(_) => read::<ConfigMap>(about, &shared, &state, |o| Object::ConfigMap(Arc::new(o))).await,
-                    Reference::Secret(_) => read::<Secret>(about, &shared, &state, |o| Object::Secret(Arc::new(o))).await,
-                }
+                failed(about, &shared, &state, "the server does not answer");
             }
-            tokio::time::sleep(READ_PAUSE).await;
-            drop(turn);
         }
-        tokio::time::sleep(READ_EVERY).await;
+        tokio::time::sleep(READ_RETRY).await;
     }
 }
 
-async fn read<K: client::Object>(about: &Reference, shared: &Shared, state: &watch::Sender<Object>, wrap: fn(K) -> Object) {
+async fn read<K: client::Object>(
+    about: &Reference,
+    shared: &Shared,
+    state: &watch::Sender<Object>,
+    wrap: fn(K) -> Object,
+) -> Result<(), Silent> {
     let key = about.key();
-    let read = tokio::time::timeout(READ_BOUND, client::watch::get::<K>(&shared.client, Some(&key.namespace), &key.name)).await;
-    let new = match read {
-        Ok(Ok(Seen { object, fault: None })) => wrap(object),
-        Ok(Ok(Seen { fault: Some(why), .. })) => return failed(about, shared, state, &format!("it cannot be read: {why}")),
-        Ok(Err(kube::Error::Api(status))) if status.code == 404 => Object::Missing,
-        Ok(Err(error)) => return failed(about, shared, state, &tokens::said(&error)),
-        Err(_) => return failed(about, shared, state, "the server does not answer"),
+    let ask = async {
+        let answer = client::watch::get::<K>(&shared.client, Some(&key.namespace), &key.name).await;
+        tokio::time::sleep(READ_PAUSE).await;
+        answer
+    };
+    let new = match shared.reads.within(READ_BOUND, ask).await? {
+        Ok(Seen { object, fault: None }) => wrap(object),
+        Ok(Seen { fault: Some(why), .. }) => {
+            failed(about, shared, state, &format!("it cannot be read: {why}"));
+            return Ok(());
+        }
+        Err(kube::Error::Api(status)) if status.code == 404 => Object::Missing,
+        Err(error) => {
+            failed(about, shared, state, &tokens::said(&error));
+            return Ok(());
+        }
     };
     let is_same = new.version() == state.borrow().version();
     if !is_same {
         shared.publish(about, state, new);
     }
+    Ok(())
 }
 
 /// What was seen before stays good while the server is away, or the object cannot be read.
@@ -553,6 +582,25 @@ mod tests {
         assert!(objects.shared.entries.lock().is_empty() && objects.shared.readers.lock().is_empty());
         assert_eq!(objects.shared.watched.load(Ordering::Relaxed), 0);
         assert!(group.drain(Duration::from_secs(5)).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_is_silent_is_waited_for_once_by_all_that_are_read() {
+        let silent = tower::service_fn(|_: http::Request<kube::client::Body>| {
+            std::future::pending::<Result<http::Response<kube::client::Body>, std::convert::Infallible>>()
+        });
+        let group = Group::new();
+        let objects = Objects::new(kube::Client::new(silent, "default"), &group);
+        let pods: Vec<Pod> = (0..20).map(|at| naming(&format!("greedy{at}"), POD_WATCHES_MAX + 50)).collect();
+        pods.iter().for_each(|pod| objects.hold(pod));
+        let read = |pod: &Pod| {
+            let entries = objects.shared.entries.lock();
+            let of_pod = |entry: &&Entry| entry.users.contains(meta::uid(pod)) && entry.watching.is_none();
+            entries.values().filter(of_pod).all(|entry| matches!(*entry.state.borrow(), Object::Failed(_)))
+        };
+        tokio::time::sleep(READ_BOUND * 2).await;
+        assert!(pods.iter().all(read), "each waits for its own silence");
+        group.stop();
     }
 
     #[tokio::test(start_paused = true)]

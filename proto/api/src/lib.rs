@@ -2,7 +2,7 @@
 //!
 //! Kubernetes' own types come from `k8s-openapi` and are re-exported as [`k8s`]; this crate adds the few that are not generated:
 //! status errors, field causes, selectors, quantities, names, bootstrap tokens, what a certificate signing request asks for, the task group that every
-//! room runs its tasks in, and the seats that every server gives its connections.
+//! room runs its tasks in, questions that many wait for, and the seats that every server gives its connections.
 
 pub mod annotations;
 pub mod bootstrap;
@@ -11,6 +11,7 @@ pub mod cron;
 pub mod csr;
 pub mod faults;
 pub mod field_errors;
+pub mod flight;
 mod hex;
 pub mod human;
 pub mod name_rules;

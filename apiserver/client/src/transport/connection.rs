@@ -90,6 +90,10 @@ impl Connection {
         self.places.clone().try_acquire_owned().ok()
     }
 
+    pub fn has_place(&self) -> bool {
+        self.places.available_permits() > 0
+    }
+
     pub fn is_idle(&self) -> bool {
         self.places.available_permits() == STREAMS_MAX
     }

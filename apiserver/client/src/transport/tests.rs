@@ -4,7 +4,7 @@ use std::{
     convert::Infallible,
     sync::{
         LazyLock,
-        atomic::{AtomicU16, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering},
     },
 };
 
@@ -45,6 +45,8 @@ struct House {
     group: Group,
     /// What it answers with.
     code: Arc<AtomicU16>,
+    /// It takes connections, and does not shake hands.
+    is_mute: Arc<AtomicBool>,
     connections: Arc<AtomicUsize>,
 }
 
@@ -62,9 +64,16 @@ impl House {
         let server = Server::parse(&format!("https://{}", listener.local_addr().unwrap())).unwrap();
         let (group, code, connections) = (Group::new(), Arc::new(AtomicU16::new(200)), Arc::<AtomicUsize>::default());
         let (of_group, of_code, of_connections) = (group.clone(), code.clone(), connections.clone());
+        let is_mute = Arc::<AtomicBool>::default();
+        let of_mute = is_mute.clone();
         group.spawn(async move {
+            let mut held = Vec::new();
             while let Ok((stream, _)) = listener.accept().await {
                 of_connections.fetch_add(1, Ordering::Relaxed);
+                if of_mute.load(Ordering::Relaxed) {
+                    held.push(stream);
+                    continue;
+                }
                 let (acceptor, code) = (acceptor.clone(), of_code.clone());
                 of_group.spawn(async move {
                     let Ok(stream) = acceptor.accept(stream).await else { return };
@@ -90,7 +99,7 @@ impl House {
                 });
             }
         });
-        Self { server, group, code, connections }
+        Self { server, group, code, is_mute, connections }
     }
 
     /// Its connections end with it.
@@ -172,7 +181,7 @@ async fn however_many_watches_are_open_the_next_request_is_answered() {
     watches.clear();
     answered().await;
     assert_eq!(connections(), 3, "there is room on those there are");
-    assert_eq!(transport.connector.state.lock().await.open.len(), 2, "the first, and one to spare");
+    assert_eq!(transport.connector.state.lock().open.len(), 2, "the first, and one to spare");
 }
 
 /// However many objects a pod names: a node opens no more connections than this.
@@ -181,7 +190,7 @@ async fn a_server_is_not_flooded_with_connections() {
     let (a, group) = (House::open("a").await, Group::new());
     let transport = transport(&[&a], &group);
     asked(&transport).await.unwrap();
-    let mut state = transport.connector.state.lock().await;
+    let mut state = transport.connector.state.lock();
     let first = state.open[0].clone();
     state.open = vec![first.clone(); CONNECTIONS_MAX];
     let places: Vec<Place> = std::iter::from_fn(|| first.place()).collect();
@@ -236,4 +245,25 @@ async fn a_server_that_the_authority_did_not_sign_is_no_server() {
     assert_eq!(asked(&open).await.unwrap(), "a /version nobody -");
     let none = Transport::new(Vec::new(), unchecked().unwrap(), &group);
     assert_eq!(asked(&none).await.unwrap_err(), "no server is known");
+}
+
+/// The server takes no more connections: it hangs in the handshake of each.
+#[tokio::test]
+async fn who_waits_for_another_connection_takes_its_failure_and_not_each_one_of_its_own() {
+    let (house, group) = (House::open("a").await, Group::new());
+    let transport = transport(&[&house], &group);
+    let mut open = Vec::new();
+    for _ in 0..connection::STREAMS_MAX {
+        open.push(watched(&transport).await);
+    }
+    house.is_mute.store(true, Ordering::Relaxed);
+    let began = Instant::now();
+    let asked = futures::future::join_all((0..20).map(|_| asked(&transport))).await;
+    assert!(asked.iter().all(|one| one.as_ref().is_err_and(|why| why.contains("no connection within"))), "{asked:?}");
+    assert!(began.elapsed() < CONNECT_BOUND * 2, "{:?}", began.elapsed());
+    house.is_mute.store(false, Ordering::Relaxed);
+    eventually(&transport, "a /version nobody -").await;
+    assert!(house.connections.load(Ordering::Relaxed) <= 4, "{:?}", house.connections);
+    drop(open);
+    group.stop();
 }

@@ -38,7 +38,7 @@ impl Room {
     }
 
     /// A server that has `more` kinds, and finds what is in the store.
-    pub async fn over(store: Arc<store::memory::Memory>, more: Vec<Arc<Kind>>) -> Self {
+    pub async fn over(store: Arc<dyn store::Store>, more: Vec<Arc<Kind>>) -> Self {
         let group = Group::new();
         let auth = Auth { authorizers: vec![Arc::new(Everyone)], ..Auth::default() };
         let kinds = [vec![Arc::new(apiextensions::kind())], more].concat();

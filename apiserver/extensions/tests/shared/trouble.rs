@@ -1,10 +1,17 @@
 //! Definitions in trouble: thousands of objects that go with one, something that holds it, hundreds at once.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Instant,
+};
 
+use async_trait::async_trait;
 use futures::{StreamExt, stream};
 use serde_json::{Value, json};
-use store::{Op, Store, Txn, memory::Memory};
+use store::{Entry, Error, Events, Op, Outcome, Page, Range, Rev, Store, Txn, memory::Memory};
 
 use crate::room::{DEFINITIONS, Room, condition, eventually};
 
@@ -75,5 +82,66 @@ async fn hundreds_of_definitions_at_once_are_all_served_and_are_there_at_the_nex
     println!("and {:?} after the next start", begun.elapsed());
     for at in [0, DEFINITIONS_AT_ONCE / 2, DEFINITIONS_AT_ONCE - 1] {
         assert_eq!(next.get(&path(at)).await.0, 200);
+    }
+}
+
+/// A store that does not say what it has of a group, and how often it was asked.
+struct Mute {
+    inner: Arc<Memory>,
+    asked: AtomicUsize,
+    is_well: AtomicBool,
+}
+
+#[async_trait]
+impl Store for Mute {
+    async fn revision(&self) -> Result<Rev, Error> {
+        self.inner.revision().await
+    }
+
+    async fn get(&self, key: &str) -> Result<Option<Entry>, Error> {
+        self.inner.get(key).await
+    }
+
+    async fn range(&self, range: Range) -> Result<Page, Error> {
+        if range.prefix.starts_with("/registry/test.io/") && !self.is_well.load(Ordering::Relaxed) {
+            self.asked.fetch_add(1, Ordering::Relaxed);
+            return Err(Error::Unavailable("no answer".into()));
+        }
+        self.inner.range(range).await
+    }
+
+    async fn txn(&self, txn: Txn) -> Result<Outcome, Error> {
+        self.inner.txn(txn).await
+    }
+
+    async fn watch(&self, prefix: &str, after: Rev) -> Result<Events, Error> {
+        self.inner.watch(prefix, after).await
+    }
+
+    async fn compact(&self, rev: Rev) -> Result<(), Error> {
+        self.inner.compact(rev).await
+    }
+
+    async fn close(&self) {
+        self.inner.close().await;
+    }
+}
+
+#[tokio::test]
+async fn a_store_that_does_not_answer_is_asked_once_for_all_definitions_in_a_round() {
+    const KINDS: usize = 20;
+    let memory = Arc::new(Memory::new());
+    let room = Room::over(memory.clone(), Vec::new()).await;
+    for at in 0..KINDS {
+        room.define(&definition(at)).await;
+    }
+    let store = Arc::new(Mute { inner: memory, asked: AtomicUsize::new(0), is_well: AtomicBool::new(false) });
+    let next = Room::over(store.clone(), Vec::new()).await;
+    let asked = store.asked.load(Ordering::Relaxed);
+    assert!((1..KINDS / 2).contains(&asked), "{asked}");
+    store.is_well.store(true, Ordering::Relaxed);
+    for at in 0..KINDS {
+        let path = format!("/apis/test.io/v1/namespaces/default/knobs{at}");
+        eventually("it is served", async || next.get(&path).await.0 == 200).await;
     }
 }

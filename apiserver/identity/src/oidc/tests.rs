@@ -1,6 +1,6 @@
 use std::{
     collections::HashMap,
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::atomic::{AtomicU64, AtomicUsize, Ordering},
 };
 
 use apiserver::{identity::Authenticator, jws::SigningKey};
@@ -21,6 +21,8 @@ struct Idp {
     outside: Outside,
     pages: Pages,
     key: SigningKey,
+    /// Milliseconds that each page takes.
+    slow: Arc<AtomicU64>,
 }
 
 fn key() -> SigningKey {
@@ -34,10 +36,13 @@ fn keys(keys: &[&SigningKey]) -> Value {
 impl Idp {
     async fn start() -> Self {
         let pages = Pages::default();
-        let served = pages.clone();
+        let (served, slow) = (pages.clone(), Arc::<AtomicU64>::default());
+        let slowly = slow.clone();
         let outside = Outside::start(move |asked| {
             let page = served.lock().get(&asked.path).cloned();
+            let slow = Duration::from_millis(slowly.load(Ordering::Relaxed));
             async move {
+                tokio::time::sleep(slow).await;
                 match page {
                     None => status(404),
                     Some(Value::String(text)) if text == "hangs" => std::future::pending().await,
@@ -51,7 +56,7 @@ impl Idp {
             }
         })
         .await;
-        let this = Self { outside, pages, key: key() };
+        let this = Self { outside, pages, key: key(), slow };
         this.page("/.well-known/openid-configuration", json!({"issuer": this.url(), "jwks_uri": format!("{}/keys", this.url())}));
         this.page("/keys", keys(&[&this.key]));
         this
@@ -193,6 +198,45 @@ async fn a_new_key_is_fetched_and_made_up_ones_are_not_each_fetched() {
     assert_eq!(user(&idp, &jwts, &idp.token(|_| ())).await.name, "oidc:jane", "the old one holds while it is there");
 }
 
+/// A stranger who knows the issuer and the audience asks with a token of a made-up key, and hangs up, again and again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn new_keys_are_learnt_while_somebody_asks_for_made_up_ones_and_goes_away() {
+    let idp = Idp::start().await;
+    let jwts = idp.ready(SIMPLE).await;
+    let new = key();
+    idp.page("/keys", keys(&[&new]));
+    // The issuer takes its time.
+    idp.slow.store(300, Ordering::Relaxed);
+    let token = new.sign(&idp.claims()).unwrap();
+    let began = std::time::Instant::now();
+    let engine = engine(&idp.outside.group);
+    loop {
+        let made_up = key().sign(&idp.claims()).unwrap();
+        let gone = tokio::time::timeout(Duration::from_millis(20), jwts.token(&engine, &made_up, &[])).await;
+        drop(gone);
+        let asked = tokio::time::timeout(Duration::from_millis(100), jwts.token(&engine, &token, &[])).await;
+        if matches!(asked, Ok(Ok(Some(_)))) {
+            break;
+        }
+        assert!(began.elapsed() < Duration::from_secs(30), "the new key is never learnt: {asked:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn issuers_of_claims_come_and_go() {
+    let idp = Idp::start().await;
+    let config = AuthenticationConfig::parse(&idp.text(SIMPLE), &[]).unwrap();
+    let jwt = Jwt::new(&config.jwt[0], &Algorithm::ALL, &[], &idp.outside.group).unwrap();
+    let good = jwt.reader.other(&idp.url().replace("127.0.0.1", "localhost"));
+    let first = jwt.reader.other("https://0");
+    for at in 0..100 {
+        jwt.reader.other(&format!("https://{at}"));
+        assert!(Arc::ptr_eq(&good, &jwt.reader.other(&idp.url().replace("127.0.0.1", "localhost"))), "who is asked for stays");
+    }
+    assert_eq!(jwt.reader.others.lock().len(), OTHER_ISSUERS_MAX);
+    assert!(!Arc::ptr_eq(&first, &jwt.reader.other("https://0")), "who is not goes");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn expressions_make_users_and_refuse_them() {
     let idp = Idp::start().await;
@@ -243,7 +287,7 @@ async fn an_issuer_that_misbehaves_is_not_ready_and_holds_nobody_up() {
     for (page, why) in cases {
         idp.page(configuration, page);
         let config = AuthenticationConfig::parse(&idp.text(SIMPLE), &[]).unwrap();
-        let verifier = Verifier::new(&config.jwt[0].issuer, &Algorithm::ALL, &idp.outside.group).unwrap();
+        let verifier = Arc::new(Verifier::new(&config.jwt[0].issuer, &Algorithm::ALL, &idp.outside.group).unwrap());
         let found = verifier.load().await.unwrap_err();
         assert!(found.contains(why), "{found} lacks {why}");
     }

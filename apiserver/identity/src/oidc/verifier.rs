@@ -5,20 +5,17 @@ use std::{
     time::Duration,
 };
 
-use api::{task::Group, time::Timestamp};
+use api::{flight::Flight, task::Group, time::Timestamp};
 use apiserver::jws::{Algorithm, Compact, PublicKey};
 use arc_swap::ArcSwapOption;
 use http::Uri;
 use parking_lot::Mutex;
 use rustls_pki_types::CertificateDer;
 use serde_json::{Map, Value};
-use tokio::{
-    sync::Mutex as Turn,
-    time::{Instant, sleep, timeout},
-};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::Issuer;
-use crate::remote::{Remote, authorities};
+use crate::remote::{Remote, Turns, authorities};
 
 /// How long an issuer may take for one answer (upstream: 30 s).
 const FETCH_BOUND: Duration = Duration::from_secs(30);
@@ -26,7 +23,7 @@ const FETCH_BOUND: Duration = Duration::from_secs(30);
 const WAIT_BOUND: Duration = Duration::from_secs(10);
 /// Between attempts to find out about an issuer.
 const INITIAL_PAUSE: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 10 });
-/// Keys are not asked for again sooner: whoever makes up tokens names keys that nobody has.
+/// Keys are not asked for again sooner after an answer: whoever makes up tokens names keys that nobody has.
 const REFETCH_PAUSE: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 10 });
 /// Keys of one issuer that are looked at.
 const KEYS_MAX: usize = 256;
@@ -44,9 +41,15 @@ pub struct Verifier {
     found: ArcSwapOption<Found>,
     /// Why there are no keys yet.
     trouble: Mutex<String>,
-    /// Who fetches; when that was last done.
-    fetching: Turn<Option<Instant>>,
+    /// Goes on when whoever was the first to ask went away: who makes up a token and hangs up keeps nobody from learning new keys.
+    fetching: Flight<Fetched>,
+    /// When that last ended.
+    fetched: Mutex<Option<Instant>>,
+    /// Of what is asked for on behalf of tokens.
+    turns: Turns,
 }
+
+type Fetched = Result<Arc<Found>, String>;
 
 /// What its discovery and its key set say.
 struct Found {
@@ -66,7 +69,9 @@ impl Verifier {
             group: group.clone(),
             found: ArcSwapOption::empty(),
             trouble: Mutex::new("not initialized".into()),
-            fetching: Turn::default(),
+            fetching: Flight::new(group),
+            fetched: Mutex::default(),
+            turns: Turns::default(),
         })
     }
 
@@ -81,7 +86,9 @@ impl Verifier {
             group: group.clone(),
             found: ArcSwapOption::empty(),
             trouble: Mutex::default(),
-            fetching: Turn::default(),
+            fetching: Flight::new(group),
+            fetched: Mutex::default(),
+            turns: self.turns.clone(),
         }
     }
 
@@ -89,31 +96,53 @@ impl Verifier {
         if self.found.load().is_some() { Ok(()) } else { Err(self.trouble.lock().clone()) }
     }
 
-    /// Finds out about the issuer, unless that is known.
-    pub async fn load(&self) -> Result<(), String> {
-        if self.found.load().is_some() {
-            return Ok(());
-        }
-        let loaded = timeout(WAIT_BOUND, async {
-            let mut last = self.fetching.lock().await;
-            if self.found.load().is_some() {
-                return Ok(());
-            }
-            if last.is_some_and(|last| last.elapsed() < REFETCH_PAUSE) {
-                return Err(self.trouble.lock().clone());
-            }
-            *last = Some(Instant::now());
-            self.discover().await
-        });
-        let loaded = loaded.await.unwrap_or_else(|_| Err("context deadline exceeded".into()));
-        if let Err(why) = &loaded {
-            self.trouble.lock().clone_from(why);
-        }
-        loaded
+    /// Whether it is known who it is.
+    pub fn is_known(&self) -> bool {
+        self.found.load().is_some()
     }
 
-    async fn discover(&self) -> Result<(), String> {
-        let configuration: Value = serde_json::from_slice(&self.fetch(&self.discovery, None).await?)
+    /// Finds out about the issuer, unless that is known.
+    pub async fn load(self: &Arc<Self>) -> Result<(), String> {
+        let known = || match self.found.load_full() {
+            Some(found) => Some(Ok(found)),
+            None if self.is_resting() => Some(Err(self.trouble.lock().clone())),
+            None => None,
+        };
+        self.fetched(known).await.map(drop)
+    }
+
+    /// What is `known`, or what the issuer says now; one asks at a time, and all who come meanwhile take what it learns.
+    async fn fetched(self: &Arc<Self>, known: impl FnOnce() -> Option<Fetched>) -> Fetched {
+        let this = self.clone();
+        let fetch = || async move {
+            let fetched = match this.found.load_full() {
+                None => this.discover().await,
+                Some(before) => this.keys(&before.keys_url).await.map(|keys| Found { keys_url: before.keys_url.clone(), keys }),
+            };
+            let fetched = fetched.map(Arc::new);
+            match &fetched {
+                Ok(found) => this.found.store(Some(found.clone())),
+                Err(why) => {
+                    this.trouble.lock().clone_from(why);
+                    if this.found.load().is_some() {
+                        let (issuer, error) = (&this.issuer, why);
+                        tracing::warn!(issuer, error, "failed to fetch the keys of an issuer; those that are known are kept");
+                    }
+                }
+            }
+            *this.fetched.lock() = Some(Instant::now());
+            fetched
+        };
+        let waited = timeout(WAIT_BOUND, self.fetching.join((), known, fetch)).await;
+        waited.unwrap_or_else(|_| Ok(Err("context deadline exceeded".into()))).unwrap_or_else(|lost| Err(lost.to_string()))
+    }
+
+    fn is_resting(&self) -> bool {
+        self.fetched.lock().is_some_and(|ended| ended.elapsed() < REFETCH_PAUSE)
+    }
+
+    async fn discover(&self) -> Result<Found, String> {
+        let configuration: Value = serde_json::from_slice(&self.fetch(&self.discovery, None, &Turns::default()).await?)
             .map_err(|error| format!("oidc: failed to decode provider discovery object: {error}"))?;
         let text = |name: &str| configuration[name].as_str().unwrap_or_default();
         if text("issuer") != self.issuer {
@@ -125,29 +154,33 @@ impl Verifier {
             return Err("provider did not return JWKS URL".into());
         }
         let keys = self.keys(keys_url).await?;
-        self.found.store(Some(Arc::new(Found { keys_url: keys_url.to_owned(), keys })));
-        Ok(())
+        Ok(Found { keys_url: keys_url.to_owned(), keys })
     }
 
     async fn keys(&self, url: &str) -> Result<Vec<PublicKey>, String> {
-        let set: Value =
-            serde_json::from_slice(&self.fetch(url, None).await?).map_err(|error| format!("oidc: failed to decode keys: {error}"))?;
+        let set = self.fetch(url, None, &Turns::default()).await?;
+        let set: Value = serde_json::from_slice(&set).map_err(|error| format!("oidc: failed to decode keys: {error}"))?;
         let keys = set["keys"].as_array().map_or(&[][..], Vec::as_slice);
         Ok(keys.iter().take(KEYS_MAX).filter_map(PublicKey::of_jwk).collect())
     }
 
+    /// What stands at a URL that a token of this issuer names.
+    pub async fn fetch_for_token(&self, url: &str, bearer: Option<&str>) -> Result<Vec<u8>, String> {
+        self.fetch(url, bearer, &self.turns).await
+    }
+
     /// What stands at a URL of https; redirects are not followed.
-    pub async fn fetch(&self, url: &str, bearer: Option<&str>) -> Result<Vec<u8>, String> {
+    async fn fetch(&self, url: &str, bearer: Option<&str>, turns: &Turns) -> Result<Vec<u8>, String> {
         let uri: Uri = url.parse().map_err(|error| format!("{url}: {error}"))?;
         if uri.scheme_str() != Some("https") {
             return Err(format!("{url}: URL scheme must be https"));
         }
-        let remote = Remote::of_origin(&uri, self.authorities.as_deref(), &self.group).map_err(|why| format!("{url}: {why}"))?;
+        let remote = Remote::of_origin(&uri, self.authorities.as_deref(), turns, &self.group).map_err(|why| format!("{url}: {why}"))?;
         remote.get(bearer, FETCH_BOUND).await.map_err(|error| format!("Get {url:?}: {error}"))
     }
 
     /// The claims of a token that this issuer has signed, for one of the audiences, and that holds now.
-    pub async fn verify(&self, token: &str) -> Result<Map<String, Value>, String> {
+    pub async fn verify(self: &Arc<Self>, token: &str) -> Result<Map<String, Value>, String> {
         let Some(found) = self.found.load_full() else { return Err("oidc: authenticator not initialized".into()) };
         let compact = Compact::parse(token).ok_or("oidc: malformed jwt: no compact JWS of an algorithm that keys have")?;
         if !self.algorithms.contains(&compact.algorithm) {
@@ -161,7 +194,7 @@ impl Verifier {
             return Ok(claims);
         }
         // Its key may be a new one.
-        let keys = timeout(WAIT_BOUND, self.newer(&found)).await.map_err(|_| "fetching keys: context deadline exceeded")?;
+        let keys = self.newer(&found).await.map_err(|why| format!("fetching keys: {why}"))?;
         if keys.is_some_and(|found| has_signed(&found.keys, &compact)) {
             return Ok(claims);
         }
@@ -169,27 +202,13 @@ impl Verifier {
     }
 
     /// Keys that were fetched since `known`, if they may be.
-    async fn newer(&self, known: &Arc<Found>) -> Option<Arc<Found>> {
-        let mut last = self.fetching.lock().await;
-        let now = self.found.load_full()?;
-        if !Arc::ptr_eq(&now, known) {
-            return Some(now);
-        }
-        if last.is_some_and(|last| last.elapsed() < REFETCH_PAUSE) {
-            return None;
-        }
-        *last = Some(Instant::now());
-        match self.keys(&known.keys_url).await {
-            Ok(keys) => {
-                let found = Arc::new(Found { keys_url: known.keys_url.clone(), keys });
-                self.found.store(Some(found.clone()));
-                Some(found)
-            }
-            Err(error) => {
-                tracing::warn!(issuer = self.issuer, error, "failed to fetch the keys of an issuer; those that are known are kept");
-                None
-            }
-        }
+    async fn newer(self: &Arc<Self>, known: &Arc<Found>) -> Result<Option<Arc<Found>>, String> {
+        let is_newer = |found: &Arc<Found>| !Arc::ptr_eq(found, known);
+        let ready = || match self.found.load_full() {
+            Some(found) if is_newer(&found) || self.is_resting() => Some(Ok(found)),
+            _ => None,
+        };
+        self.fetched(ready).await.map(|found| Some(found).filter(is_newer))
     }
 
     fn check(&self, claims: &Map<String, Value>, now: i64) -> Result<(), String> {

@@ -36,7 +36,7 @@ use self::{
 };
 use super::{GROUP, resource, spec::Spec};
 use crate::{
-    common::{Read, conditions, edit, settled},
+    common::{Read, all_written, conditions, edit, settled},
     service::resolve,
 };
 
@@ -48,7 +48,7 @@ const RETRY_MIN: Duration = Duration::from_millis(5);
 const READ_RETRY_MIN: Duration = Duration::from_millis(500);
 /// Servers that are asked at a time: those that hang keep a place for six seconds.
 const ASKED_MAX: usize = 16;
-/// Servers whose documents are read at a time: each may be some megabytes.
+/// Documents that are read at a time: each may be some megabytes.
 const READ_MAX: usize = 8;
 /// The one APIService of upstream's whose group has none: it comes first (`APIRegistrationGroupPriority`).
 const OWN_PRIORITY: i64 = 20_001;
@@ -168,11 +168,10 @@ impl Aggregator {
         loop {
             self.bring_about();
             let locals = std::mem::take(&mut *self.locals.lock());
-            for name in locals {
-                if let Err(status) = self.tell(&name, &Available::local()).await {
-                    tracing::warn!(name, error = status.message, "the condition of an APIService was not written");
-                }
-            }
+            let this = &self;
+            let tell = |name: String| (name.clone(), async move { this.tell(&name, &Available::local()).await });
+            // Each that fails is told of there.
+            let _first = all_written(locals.into_iter().map(tell)).await;
             self.changed.notified().await;
         }
     }
@@ -328,10 +327,7 @@ impl Aggregator {
         let mut failures = 0;
         loop {
             let before = remote.documents.lock().clone();
-            let (now, current) = {
-                let Ok(_place) = self.reading.acquire().await else { return };
-                before.clone().renewed(&remote.delegate, &remote.spec).await
-            };
+            let (now, current) = before.clone().renewed(&remote.delegate, &remote.spec, &self.reading).await;
             let is_news = !now.shows_as(&before);
             *remote.documents.lock() = now;
             if is_news {

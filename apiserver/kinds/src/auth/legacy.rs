@@ -2,7 +2,7 @@
 //!
 //! Source: `pkg/serviceaccount/legacy.go`, KEP-2799. They have neither an end nor an audience; what ends them is their Secret.
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use api::{GroupResource, Key, Status, time::Timestamp};
 use apiserver::{
@@ -10,6 +10,7 @@ use apiserver::{
     identity::{Known, User},
 };
 use base64::{Engine as _, prelude::BASE64_STANDARD};
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -23,6 +24,9 @@ pub const ISSUER: &str = "kubernetes/serviceaccount";
 pub const INVALID_SINCE: &str = "kubernetes.io/legacy-token-invalid-since";
 /// Label of a Secret: the day on which its token was last seen.
 pub const LAST_USED: &str = "kubernetes.io/legacy-token-last-used";
+
+/// Such days that are written at a time.
+const MARKS_MAX: usize = 64;
 
 /// What such a token says.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -81,7 +85,13 @@ impl Claims {
 ///
 /// # Errors
 /// In upstream's words.
-pub(super) async fn known(engine: &Arc<Engine>, token: &str, claims: Claims, audiences: Vec<String>) -> Result<Known, String> {
+pub(super) fn known(
+    engine: &Arc<Engine>,
+    marks: &Arc<Marks>,
+    token: &str,
+    claims: Claims,
+    audiences: Vec<String>,
+) -> Result<Known, String> {
     if claims.iss != ISSUER {
         return Err(format!("token issuer {:?} is invalid", claims.iss));
     }
@@ -103,7 +113,7 @@ pub(super) async fn known(engine: &Arc<Engine>, token: &str, claims: Claims, aud
         return Err(format!("ServiceAccount UID ({}) does not match claim ({})", account.uid(), claims.uid));
     }
     let labels = value.at("metadata").at("labels");
-    mark_used(engine, &secret, labels.text(LAST_USED)).await;
+    marks.used(engine, &secret, labels.text(LAST_USED));
     if !labels.text(INVALID_SINCE).is_empty() {
         let (namespace, secret, account) = (&claims.namespace, &claims.secret, &claims.account);
         return Err(format!(
@@ -114,30 +124,49 @@ pub(super) async fn known(engine: &Arc<Engine>, token: &str, claims: Claims, aud
     Ok(Known { user: User { name: claims.sub, uid: claims.uid, groups, ..User::default() }, audiences })
 }
 
-/// Notes the day, once a day. Tomorrow is as good: of several servers one's clock may be ahead.
-async fn mark_used(engine: &Arc<Engine>, secret: &Arc<Object>, last: &str) {
-    let now = Timestamp::now();
-    let day = |seconds: i64| {
-        let at = Timestamp::from_second(now.as_second() + seconds).unwrap_or(now);
-        api::time::rfc3339(at).split('T').next().unwrap_or_default().to_owned()
-    };
-    let today = day(0);
-    if last == today || last == day(24 * 3600) {
-        return;
+/// Writes of the day on which a token was last seen. Nobody who shows one waits for them.
+#[derive(Default)]
+pub(super) struct Marks(Mutex<HashSet<Key>>);
+
+impl Marks {
+    /// Notes the day, once a day. Tomorrow is as good: of several servers one's clock may be ahead.
+    fn used(self: &Arc<Self>, engine: &Arc<Engine>, secret: &Arc<Object>, last: &str) {
+        let now = Timestamp::now();
+        let day = |seconds: i64| {
+            let at = Timestamp::from_second(now.as_second() + seconds).unwrap_or(now);
+            api::time::rfc3339(at).split('T').next().unwrap_or_default().to_owned()
+        };
+        let today = day(0);
+        if last == today || last == day(24 * 3600) || !self.begins(&secret.key) {
+            return;
+        }
+        let (marks, at, secret) = (self.clone(), engine.clone(), secret.clone());
+        engine.group().spawn(Box::pin(async move {
+            mark(&at, &secret, &today).await;
+            marks.0.lock().remove(&secret.key);
+        }));
     }
+
+    /// One write for each Secret, and so many at a time: what is left out is noted with a later request.
+    fn begins(&self, secret: &Key) -> bool {
+        let mut going = self.0.lock();
+        going.len() < MARKS_MAX && going.insert(secret.clone())
+    }
+}
+
+async fn mark(engine: &Arc<Engine>, secret: &Object, today: &str) {
     let gr = GroupResource::new("", "secrets");
-    let uid = secret.uid().to_owned();
     let change = |object: &mut Value| {
-        if object.at("metadata").text("uid") != uid {
+        if object.at("metadata").text("uid") != secret.uid() {
             return Err(Status::conflict(&GroupResource::new("", "secrets"), &secret.key.name, "it is another one"));
         }
         if !object["metadata"]["labels"].is_object() {
             object["metadata"]["labels"] = json!({});
         }
-        object["metadata"]["labels"][LAST_USED] = today.as_str().into();
+        object["metadata"]["labels"][LAST_USED] = today.into();
         Ok(())
     };
-    if let Err(status) = Box::pin(engine.update(&gr, &secret.key, "", &system_user(), &change)).await {
+    if let Err(status) = engine.update(&gr, &secret.key, "", &system_user(), &change).await {
         let key = &secret.key;
         tracing::error!(ns = key.namespace, name = key.name, error = status.message, "failed to label a token's secret with its last use");
     }
@@ -146,6 +175,15 @@ async fn mark_used(engine: &Arc<Engine>, secret: &Arc<Object>, last: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_day_of_one_secret_is_written_once_at_a_time_and_so_many_at_all() {
+        let (marks, key) = (Marks::default(), |at: usize| Key::new("a", &format!("s{at}")));
+        assert!(marks.begins(&key(0)) && !marks.begins(&key(0)));
+        assert_eq!((1..2 * MARKS_MAX).filter(|at| marks.begins(&key(*at))).count(), MARKS_MAX - 1);
+        marks.0.lock().remove(&key(0));
+        assert!(marks.begins(&key(0)));
+    }
 
     #[test]
     fn claims_must_be_whole() {

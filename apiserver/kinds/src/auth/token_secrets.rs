@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use tokio::sync::Notify;
 
 use super::{Tokens, legacy::Claims, system_user};
-use crate::common::Read;
+use crate::common::{Read, is_of_the_store};
 
 /// `type` of these Secrets.
 pub const TYPE: &str = "kubernetes.io/service-account-token";
@@ -29,7 +29,7 @@ pub async fn keep_token_secrets(engine: Arc<Engine>, tokens: Arc<Tokens>, ca: St
     waiting.follow(&engine);
     loop {
         waiting.some.notified().await;
-        // One that cannot be written holds up no other: all are looked at before it comes again.
+        // One that cannot be written holds up no other: all are looked at before it comes again, unless it is the store that does not answer.
         let mut later = Vec::new();
         while let Some(what) = waiting.next() {
             if let Err(status) = Box::pin(look(&engine, &tokens, &ca, &what)).await {
@@ -37,6 +37,9 @@ pub async fn keep_token_secrets(engine: Arc<Engine>, tokens: Arc<Tokens>, ca: St
                 // What is refused as it stands is looked at when it changes.
                 if !matches!(status.code, 400 | 403 | 413 | 422) {
                     later.push(what);
+                }
+                if is_of_the_store(&status) {
+                    break;
                 }
             }
         }

@@ -43,6 +43,7 @@ pub struct Tokens {
     config: TokensConfig,
     /// Digest of a token whose signature was good -> its claims. What the claims say is checked anew each time.
     remembered: Mutex<HashMap<[u8; 32], Arc<Claims>>>,
+    marks: Arc<legacy::Marks>,
 }
 
 /// What a token says.
@@ -109,7 +110,7 @@ impl Tokens {
     }
 
     pub fn of(config: TokensConfig) -> Self {
-        Self { config, remembered: Mutex::default() }
+        Self { config, remembered: Mutex::default(), marks: Arc::default() }
     }
 
     pub fn config(&self) -> &TokensConfig {
@@ -226,7 +227,7 @@ impl Authenticator for Tokens {
         if issuer_of(token).is_some_and(|issuer| issuer == legacy::ISSUER) {
             let claims = self.signed::<legacy::Claims>(token).map_err(refused)?;
             let audiences = self.audiences(&claims.aud, audiences).map_err(refused)?;
-            return Box::pin(legacy::known(engine, token, claims, audiences)).await.map(Some).map_err(refused);
+            return legacy::known(engine, &self.marks, token, claims, audiences).map(Some).map_err(refused);
         }
         let find = |resource: &str, key: &Key| found(engine, resource, key);
         self.verify(token, audiences, Timestamp::now(), &find).map_err(refused)

@@ -1,6 +1,9 @@
 //! Authentication, authorization and admission over a real engine: what a fresh cluster lets whom do, and tokens that end with what they are bound to.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
 
 use api::{GroupResource, Key, task::Group};
 use apiserver::{
@@ -9,18 +12,27 @@ use apiserver::{
 };
 use kinds::auth::{self, Tokens, system_user};
 use serde_json::json;
-use store::Store;
+use store::{
+    Store,
+    faulty::{Faults, Faulty},
+};
 
 async fn house() -> (Arc<Engine>, Arc<Tokens>, Arc<dyn Store>, Group) {
+    let store: Arc<dyn Store> = Arc::new(store::memory::Memory::new());
+    let (engine, tokens, group) = house_over(store.clone()).await;
+    (engine, tokens, store, group)
+}
+
+async fn house_over(store: Arc<dyn Store>) -> (Arc<Engine>, Arc<Tokens>, Group) {
+    let group = Group::new();
     let key = apiserver::certs::issue::key().unwrap();
     let public = apiserver::certs::issue::public(&key).unwrap();
     let tokens = Arc::new(Tokens::new(auth::ISSUER, &key, &public).unwrap());
-    let (store, group): (Arc<dyn Store>, _) = (Arc::new(store::memory::Memory::new()), Group::new());
     let kinds = kinds::all(&kinds::Config::default(), &tokens);
-    let engine = Engine::new(store.clone(), kinds, auth::chain(&tokens), group.clone());
+    let engine = Engine::new(store, kinds, auth::chain(&tokens), group.clone());
     engine.ready().await;
     auth::bootstrap(&engine).await.unwrap();
-    (engine, tokens, store, group)
+    (engine, tokens, group)
 }
 
 fn may(engine: &Engine, user: &str, groups: &[&str], verb: &str, what: &str, namespace: &str) -> bool {
@@ -149,8 +161,12 @@ async fn a_secret_of_a_token_is_filled_and_its_token_taken_until_it_is_marked_or
     let user = known(&token).await.unwrap().unwrap().user;
     assert_eq!((user.name.as_str(), user.uid.as_str()), ("system:serviceaccount:default:robot", account.uid()));
     assert_eq!(user.groups, ["system:serviceaccounts", "system:serviceaccounts:default"]);
-    let used = now().await.unwrap()["metadata"]["labels"]["kubernetes.io/legacy-token-last-used"].as_str().unwrap().len();
-    assert_eq!(used, "2026-01-01".len());
+    // Nobody waits for that.
+    let used = eventually(async || {
+        let secret = now().await?;
+        secret["metadata"]["labels"]["kubernetes.io/legacy-token-last-used"].as_str().map(str::len)
+    });
+    assert_eq!(used.await, "2026-01-01".len());
     assert!(tokens.token(&engine, &token, &["vault".into()]).await.is_err(), "it is for the API server alone");
     let same = tokens.sign(&auth::legacy::Claims::new("default", "robot", account.uid(), "robot-token")).unwrap();
     assert_eq!(known(&same).await.unwrap_err().message, "Token does not match server's copy");
@@ -194,5 +210,33 @@ async fn an_account_limits_its_pods_to_its_secrets_where_it_says_so() {
             );
         }
     }
+    group.stop();
+}
+
+#[tokio::test]
+async fn a_store_that_does_not_answer_is_asked_for_one_secret_in_a_round() {
+    const SECRETS: usize = 20;
+    let writes = Arc::<AtomicUsize>::default();
+    let count = writes.clone();
+    // A number is drawn for each write while writes are lost, and never else.
+    let random = Box::new(move || count.fetch_add(1, Ordering::Relaxed) as u64 % 1000);
+    let faulty = Arc::new(Faulty::new(Arc::new(store::memory::Memory::new()), random));
+    let (engine, tokens, group) = house_over(faulty.clone()).await;
+    let (accounts, secrets, system) = (GroupResource::new("", "serviceaccounts"), GroupResource::new("", "secrets"), system_user());
+    let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "robot"}});
+    engine.create(&accounts, "default", account, &system).await.unwrap();
+    for at in 0..SECRETS {
+        let secret = json!({"apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/service-account-token",
+            "metadata": {"name": format!("s{at}"), "annotations": {"kubernetes.io/service-account.name": "robot"}}});
+        engine.create(&secrets, "default", secret, &system).await.unwrap();
+    }
+    eventually(async || (engine.cached_list(&secrets, None).len() == SECRETS).then_some(())).await;
+    faulty.set(Faults { lost: 1000, ..Faults::default() });
+    group.spawn(auth::keep_token_secrets(engine.clone(), tokens.clone(), "the ca".into()));
+    eventually(async || (writes.load(Ordering::Relaxed) >= 2).then_some(())).await;
+    assert!(writes.load(Ordering::Relaxed) < SECRETS / 2, "{writes:?}");
+    faulty.set(Faults::default());
+    let is_whole = |secret: &Arc<apiserver::engine::Object>| secret.value()["data"]["token"].is_string();
+    eventually(async || engine.cached_list(&secrets, None).iter().all(is_whole).then_some(())).await;
     group.stop();
 }

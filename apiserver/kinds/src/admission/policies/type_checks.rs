@@ -23,7 +23,7 @@ use super::policy::{kind_named, too_long};
 use crate::{
     admission::{expressions::Environment, webhooks::resource},
     auth::system_user,
-    common::{Read, read},
+    common::{Read, is_of_the_store, read},
 };
 
 /// Kinds that one rule is checked against (`maxTypesToCheck`).
@@ -63,21 +63,31 @@ async fn run(engine: Arc<Engine>, changed: Arc<Notify>) {
         seen.retain(|key, _| all.iter().any(|object| object.key == *key));
         is_done = true;
         for object in all.iter().filter(|object| seen.get(&object.key) != Some(&object.rev)).cloned().collect::<Vec<_>>() {
-            if settle(&engine, &object).await {
-                seen.insert(object.key.clone(), object.rev);
-            } else {
-                is_done = false;
+            match settle(&engine, &object).await {
+                Settled::Done => drop(seen.insert(object.key.clone(), object.rev)),
+                Settled::Failed => is_done = false,
+                Settled::StoreIsAway => {
+                    is_done = false;
+                    break;
+                }
             }
         }
     }
 }
 
-/// Whether the policy's status is that of its spec now.
-async fn settle(engine: &Arc<Engine>, object: &Object) -> bool {
+enum Settled {
+    /// The policy's status is that of its spec now.
+    Done,
+    Failed,
+    /// Neither would the others be written.
+    StoreIsAway,
+}
+
+async fn settle(engine: &Arc<Engine>, object: &Object) -> Settled {
     let policy = object.value();
     let generation = policy.at("metadata").int("generation").unwrap_or_default();
     if generation <= policy.at("status").int("observedGeneration").unwrap_or_default() {
-        return true;
+        return Settled::Done;
     }
     // As many checks as the policy has expressions, times the kinds: no worker is to be held for that long.
     let (at, spec) = (engine.clone(), policy.at("spec").cloned());
@@ -85,7 +95,7 @@ async fn settle(engine: &Arc<Engine>, object: &Object) -> bool {
         Ok(warnings) => warnings,
         Err(error) => {
             tracing::warn!(policy = read::name(&policy), %error, "an admission policy's types cannot be checked");
-            return false;
+            return Settled::Failed;
         }
     };
     let status = move |value: &mut Value| {
@@ -104,12 +114,12 @@ async fn settle(engine: &Arc<Engine>, object: &Object) -> bool {
         Ok(())
     };
     match engine.update(&policies(), &object.key, "status", &system_user(), &status).await {
-        Ok(_) => true,
+        Ok(_) => Settled::Done,
         // What is gone, or too large with its warnings: it would be so again.
-        Err(status) if matches!(status.code, 404 | 413) => true,
+        Err(status) if matches!(status.code, 404 | 413) => Settled::Done,
         Err(status) => {
             tracing::warn!(policy = read::name(&policy), %status, "type checks of an admission policy cannot be stored");
-            false
+            if is_of_the_store(&status) { Settled::StoreIsAway } else { Settled::Failed }
         }
     }
 }

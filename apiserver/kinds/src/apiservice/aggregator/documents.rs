@@ -13,6 +13,7 @@ use apiserver::{
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use tokio::sync::Semaphore;
 
 use crate::apiservice::spec::Spec;
 
@@ -155,16 +156,19 @@ impl Documents {
             && self.openapi_v2 == other.openapi_v2
     }
 
-    /// As of now. What is not answered stays as it was, and is told to be stale.
+    /// As of now. What is not answered stays as it was, and is told to be stale. Each document has one of `places` while it is read, so that a server
+    /// that hangs with one has others wait for that one alone.
     ///
     /// # Errors
     /// Why discovery is not current; the documents are worth as much as they say.
-    pub async fn renewed(mut self, delegate: &Delegate, spec: &Spec) -> (Self, Result<(), String>) {
-        let discovered = self.discover(delegate, spec).await;
+    pub async fn renewed(mut self, delegate: &Delegate, spec: &Spec, places: &Semaphore) -> (Self, Result<(), String>) {
+        let discovered = with_place(places, self.discover(delegate, spec)).await;
         self.is_current = discovered.is_ok();
         if discovered.is_ok() {
             // Who has no such document is served without.
-            if let Err(why) = self.read_v3(delegate, spec).await.and(self.read_v2(delegate, spec).await) {
+            let v3 = with_place(places, self.read_v3(delegate, spec)).await;
+            let v2 = with_place(places, self.read_v2(delegate, spec)).await;
+            if let Err(why) = v3.and(v2) {
                 tracing::debug!(name = delegate.name, why, "OpenAPI of an aggregated API server could not be read");
             }
         }
@@ -234,6 +238,12 @@ impl Documents {
         self.openapi_v2_etag = asked.etag;
         Ok(())
     }
+}
+
+async fn with_place<T>(places: &Semaphore, read: impl Future<Output = T>) -> T {
+    // Never closed.
+    let _place = places.acquire().await;
+    read.await
 }
 
 fn aggregator() -> User {
@@ -315,7 +325,26 @@ fn converted(legacy: Vec<LegacyResource>) -> Vec<ResourceDiscovery> {
 
 #[cfg(test)]
 mod tests {
+    use tokio::time::{Instant, sleep};
+
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_hangs_with_each_document_has_others_wait_for_one_of_them() {
+        let places = Semaphore::new(1);
+        let hangs = async {
+            for _ in 0..3 {
+                with_place(&places, sleep(OPENAPI_BOUND)).await;
+            }
+        };
+        let other = async {
+            let begun = Instant::now();
+            with_place(&places, std::future::ready(())).await;
+            begun.elapsed()
+        };
+        let ((), waited) = tokio::join!(hangs, other);
+        assert_eq!(waited, OPENAPI_BOUND);
+    }
 
     #[test]
     fn legacy_lists_become_aggregated_ones() {

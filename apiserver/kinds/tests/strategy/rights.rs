@@ -188,7 +188,7 @@ async fn nobody_gives_away_by_a_label_what_he_does_not_hold() {
         "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "none"},
     });
     let (code, why) = house.ask("editor", "POST", &format!("{ROLES}/clusterrolebindings"), to_none).await;
-    assert_eq!((code, why.as_str()), (404, "clusterroles.rbac.authorization.k8s.io \"none\" not found"));
+    assert_eq!((code, why.as_str()), (404, "clusterrolebindings.rbac.authorization.k8s.io \"none\" not found"));
 }
 
 #[tokio::test]

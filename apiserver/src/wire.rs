@@ -7,10 +7,7 @@ use bytes::Bytes;
 use http::{HeaderValue, StatusCode, header};
 use serde_json::Value;
 
-use crate::{
-    body::{Body, Response, empty, full},
-    front::negotiate::Format,
-};
+use crate::body::{Body, Response, empty, full};
 
 /// The Status that a reply is, in its extensions: for who tells of it.
 #[derive(Clone)]
@@ -45,17 +42,24 @@ pub fn not_found() -> Response {
     text(StatusCode::NOT_FOUND, "404 page not found\n")
 }
 
-/// What upstream's router (go-restful) refuses itself; its details are empty. In plain JSON where that is accepted, else in lines.
-pub(crate) fn of_router(code: u16, reason: &'static str, message: &str, accepted: Option<Format>) -> Response {
+/// How JSON is laid out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Layout {
+    OneLine,
+    Indented,
+}
+
+/// What upstream's router (go-restful) refuses itself; its details are empty.
+pub(crate) fn of_router(code: u16, reason: &'static str, message: &str, layout: Layout) -> Response {
     let status = Status::new(code, reason, message);
     let mut body = status.body();
     let code_at_end = body.as_object_mut().and_then(|body| body.shift_remove("code"));
     body["details"] = Value::Object(serde_json::Map::new());
     body["code"] = code_at_end.unwrap_or_default();
     let code = StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let reply = match accepted {
-        Some(Format::Json) => json(code, &body),
-        _ => reply(code, "application/json", full(serde_json::to_string_pretty(&body).unwrap_or_default())),
+    let reply = match layout {
+        Layout::OneLine => json(code, &body),
+        Layout::Indented => reply(code, "application/json", full(serde_json::to_string_pretty(&body).unwrap_or_default())),
     };
     told(reply, &status, body)
 }

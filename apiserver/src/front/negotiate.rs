@@ -11,7 +11,7 @@ use crate::{
     kind::{Kind, Storage},
     names::go_package,
     schema::Schema,
-    wire,
+    wire::{self, Layout},
 };
 
 const ACCEPTED: [&str; 3] = ["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"];
@@ -189,8 +189,7 @@ pub(crate) struct Route {
 /// the route gives it.
 pub(crate) fn unroutable(headers: &HeaderMap, query: &Query, route: &Route) -> Option<Response> {
     if route.takes.is_some_and(|types| !types.contains(&media_type(headers).as_str())) {
-        let told = |format| wire::of_router(415, "UnsupportedMediaType", "415: Unsupported Media Type", format);
-        return Some(told(refusal(headers, query)));
+        return Some(wire::of_router(415, "UnsupportedMediaType", "415: Unsupported Media Type", layout(headers, query)));
     }
     let gives: &[&str] = if route.streams { &ALL } else { &ACCEPTED };
     unacceptable(headers, query, gives)
@@ -207,7 +206,12 @@ pub(crate) fn unacceptable(headers: &HeaderMap, query: &Query, gives: &[&str]) -
         return None;
     }
     let told = format!("406: Not Acceptable\n\nAvailable representations: {}", gives.join(", "));
-    Some(wire::of_router(406, "NotAcceptable", &told, refusal(headers, query)))
+    Some(wire::of_router(406, "NotAcceptable", &told, layout(headers, query)))
+}
+
+/// What is refused because nothing else is accepted is JSON all the same, for people to read.
+fn layout(headers: &HeaderMap, query: &Query) -> Layout {
+    if refusal(headers, query) == Some(Format::Json) { Layout::OneLine } else { Layout::Indented }
 }
 
 /// What is accepted, the best first (`goautoneg.ParseAccept`).

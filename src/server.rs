@@ -192,6 +192,7 @@ impl Control {
         self.group.spawn_loop("system namespaces", auth::keep_namespaces(self.engine.clone()));
         let secrets = auth::keep_token_secrets(self.engine.clone(), tokens, self.certs.ca().to_owned());
         self.group.spawn_loop("secrets of tokens", secrets);
+        self.group.spawn_loop("legacy token tracking", auth::legacy_tracking::keep(self.engine.clone(), auth::system_user()));
     }
 
     /// Levels and flow schemas drive the server, and are kept as they must be.

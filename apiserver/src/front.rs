@@ -41,7 +41,7 @@ use api::{Status, time::Timestamp};
 use axum::Router;
 use bytes::Bytes;
 use futures::FutureExt;
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header, request::Parts};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header, request::Parts};
 use http_body::Body as _;
 use serde_json::Value;
 use tower::Service;
@@ -73,7 +73,7 @@ pub use patch::{PatchWork, json as json_patch, json_within as json_patch_within}
 use access::Access;
 use identified::{Allotted, Identified, identified};
 use info::RequestInfo;
-use negotiate::Format;
+use negotiate::{Format, Route};
 use query::Query;
 use route::NoRoute;
 use seats::Holds;
@@ -417,13 +417,17 @@ impl Call {
         if self.info.subresource.is_empty() { self.whole(served, body).await } else { self.part(served, body).await }
     }
 
-    /// What upstream's router says where no route gives what is accepted; custom kinds have no routes of their own there, and streams any form.
+    /// What upstream's router says where no route takes what is sent, or gives what is accepted; custom kinds have no routes of their own there, and
+    /// streams any form.
     fn unroutable(&self, served: &Served) -> Option<Response> {
         let is_stream = served.kind.subresource(&self.info.subresource).is_some_and(|sub| matches!(sub.handler, Handler::Connect(_)));
         if is_stream || !served.kind.schema.has_protobuf() {
             return None;
         }
-        negotiate::unroutable(&self.parts.headers)
+        let lists = self.info.form.depth == 1 && self.info.method == Method::GET;
+        let takes = (self.info.verb == "patch").then_some(patch::TYPES);
+        let route = Route { takes, streams: lists || self.info.form.verb_in_path };
+        negotiate::unroutable(&self.parts.headers, &self.query, &route)
     }
 
     /// To the audit event.
@@ -481,7 +485,7 @@ impl Call {
         if let Some(verb) = handler.also_needs() {
             auth::authorize_also(&self.engine, &self.info, &self.user, verb).await?;
         }
-        let target = handler.target(&ctx, &self.info.rest, query).await?;
+        let Some(target) = handler.target(&ctx, &self.info.rest, query).await? else { return Ok(wire::nothing()) };
         Ok(connect::forward(&self.front.agents, self.engine.group(), target, Request::from_parts(self.parts.clone(), body)).await)
     }
 

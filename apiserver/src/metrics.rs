@@ -115,7 +115,7 @@ impl Metrics {
     pub fn routes(self: &Arc<Self>) -> Router {
         let metrics = self.clone();
         non_resource_routes(&["/metrics"], move |_| {
-            let page = wire::reply(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", full(metrics.text()));
+            let page = wire::reply(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8; escaping=underscores", full(metrics.text()));
             ready(Some(page))
         })
     }

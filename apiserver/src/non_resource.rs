@@ -9,6 +9,7 @@ pub use axum::Router;
 
 use crate::{
     body::{Request, Response},
+    front::{negotiate, query::Query},
     wire,
 };
 
@@ -26,4 +27,9 @@ where
         async move { Ok::<_, Infallible>(served.await.unwrap_or_else(wire::not_found)) }
     });
     paths.iter().fold(Router::new(), |router, path| router.route_service(path.as_ref(), service.clone()))
+}
+
+/// What upstream's router answers where a route gives these media types, and none of them is accepted.
+pub fn unacceptable(request: &Parts, gives: &[&str]) -> Option<Response> {
+    negotiate::unacceptable(&request.headers, &Query::parse(request.uri.query()), gives)
 }

@@ -126,7 +126,7 @@ impl OpenApi {
         let (document, media_type) = match choose(request, &[JSON, GNOSTIC, GNOSTIC_OLD]) {
             Some(JSON) => (Document::V2, JSON),
             Some(_) => (Document::V2Gnostic, GNOSTIC),
-            None => return Err(Status::not_acceptable(&[JSON, GNOSTIC])),
+            None => return Ok(unacceptable()),
         };
         let etag = world.hash();
         if known(request, &etag) {
@@ -142,7 +142,7 @@ impl OpenApi {
             return Ok(None);
         }
         if choose(request, &[JSON]).is_none() {
-            return Err(Status::not_acceptable(&[JSON]));
+            return Ok(Some(unacceptable()));
         }
         let etag = if of.is_empty() { hash_of_place(place) } else { hash(of.iter()) };
         let asked = request.uri.query().unwrap_or_default().split('&').find_map(|p| p.strip_prefix("hash="));
@@ -189,7 +189,11 @@ impl OpenApi {
         let world = World { kinds: engine.kinds(), table: self.delegations.table() };
         let served = match rest.split_once('/') {
             None if rest == "v2" => self.v2(world, request).await.map(Some),
-            None if rest == "v3" => Ok(Some(finish(wire::json(StatusCode::OK, &self.root(&world)), &world.hash()))),
+            // Upstream does not say what it is, and Go takes it for text.
+            None if rest == "v3" => {
+                let text = full(format!("{}\n", self.root(&world)));
+                Ok(Some(finish(wire::reply(StatusCode::OK, "text/plain; charset=utf-8", text), &world.hash())))
+            }
             Some(("v3", place)) => self.v3(world, place, request).await,
             _ => Ok(None),
         };
@@ -328,6 +332,13 @@ fn packed(request: &Parts, media_type: &'static str, bytes: Bytes) -> Result<Res
 
 fn known(request: &Parts, etag: &str) -> bool {
     request.headers.get(header::IF_NONE_MATCH).is_some_and(|v| v.as_bytes() == format!("\"{etag}\"").as_bytes())
+}
+
+/// Nothing is said of what would be.
+fn unacceptable() -> Response {
+    let mut response = Response::new(empty());
+    *response.status_mut() = StatusCode::NOT_ACCEPTABLE;
+    response
 }
 
 fn not_modified() -> Response {

@@ -6,8 +6,10 @@ mod yaml;
 
 use std::borrow::Cow;
 
-use api::{Gvk, Status};
+use api::{Gvk, Status, field_errors::FieldErrors};
 use serde_json::Value;
+
+use crate::schema::Schema;
 
 /// Levels of nesting that are taken. Upstream takes 10,000; nothing that it accepts for its own kinds comes near this.
 pub const DEPTH_MAX: usize = 128;
@@ -16,9 +18,6 @@ pub const OBJECTS_MAX: usize = 64 << 10;
 
 /// How a body's own names for what it is are told of Go's decoder.
 const TYPE_META: &str = r#"struct { APIVersion string "json:\"apiVersion,omitempty\""; Kind string "json:\"kind,omitempty\"" }"#;
-
-/// Whether there is a kind, by version and name.
-pub type Knows<'k> = &'k dyn Fn(&str, &str) -> bool;
 
 /// A parsed body. `duplicates` are the paths of keys that stood twice (`spec.containers[0].name`), the last value having won.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -49,9 +48,8 @@ pub fn unrecognized(expected: &str, why: &str, body: &[u8]) -> Status {
     Status::bad_request(format!("{words} ({})", summary(body)))
 }
 
-/// Checks that the body says nothing else than `expected` about its kind, and writes both in where they are missing.
-/// `knows` tells whether there is a kind at all, by version and name.
-pub fn name_kind(knows: Knows<'_>, expected: &Gvk, value: &mut Value, body: &[u8]) -> Result<(), Status> {
+/// Checks that the body says nothing else than `expected`, which `schema` is of, about its kind, and writes both in where they are missing.
+pub fn name_kind(schema: &Schema, expected: &Gvk, value: &mut Value, body: &[u8]) -> Result<(), Status> {
     let word = match value {
         Value::Object(_) => None,
         Value::Array(_) => Some("array"),
@@ -70,9 +68,14 @@ pub fn name_kind(knows: Knows<'_>, expected: &Gvk, value: &mut Value, body: &[u8
         let words = format!("the object provided is unrecognized (must be of type {})", expected.kind);
         return Err(Status::bad_request(format!("{words}: unexpected GroupVersion string: {api_version} ({})", summary(body))));
     }
-    is_registered(knows, expected, &api_version, &kind)?;
-    same_version(expected, &api_version)?;
-    same_kind(expected, &kind)?;
+    if matches!(schema, Schema::Custom(_)) {
+        same_version(expected, &api_version)?;
+        same_custom_kind(expected, &kind, value)?;
+    } else {
+        is_registered(schema, expected, &api_version, &kind)?;
+        same_kind(expected, &api_version, &kind)?;
+        same_version(expected, &api_version)?;
+    }
     if let Value::Object(map) = value {
         map.insert("kind".into(), expected.kind.as_str().into());
         map.insert("apiVersion".into(), expected.api_version().into());
@@ -101,14 +104,14 @@ fn same_version(expected: &Gvk, api_version: &str) -> Result<(), Status> {
 }
 
 /// Whether there is such a kind at all.
-fn is_registered(knows: Knows<'_>, expected: &Gvk, api_version: &str, kind: &str) -> Result<(), Status> {
+fn is_registered(schema: &Schema, expected: &Gvk, api_version: &str, kind: &str) -> Result<(), Status> {
     let (api_version, kind) = match (api_version, kind) {
         ("", kind) => (expected.api_version(), kind),
         (api_version, "") => (api_version.to_owned(), expected.kind.as_str()),
         (api_version, kind) => (api_version.to_owned(), kind),
     };
     let is_expected = api_version == expected.api_version() && kind == expected.kind;
-    if kind.is_empty() || is_expected || knows(&api_version, kind) {
+    if kind.is_empty() || is_expected || schema.knows(&api_version, kind) {
         return Ok(());
     }
     let (version, wanted) = (api_version.rsplit('/').next().unwrap_or_default(), &expected.kind);
@@ -116,14 +119,26 @@ fn is_registered(knows: Knows<'_>, expected: &Gvk, api_version: &str, kind: &str
     Err(Status::bad_request(format!("{kind} in version {version:?} cannot be handled as a {wanted}: {why}")))
 }
 
-fn same_kind(expected: &Gvk, kind: &str) -> Result<(), Status> {
+/// What is no other version of the kind is not converted, whatever its version.
+fn same_kind(expected: &Gvk, api_version: &str, kind: &str) -> Result<(), Status> {
     if kind.is_empty() || kind == expected.kind {
         return Ok(());
     }
-    let (version, wanted) = (&expected.version, &expected.kind);
-    let internal = expected.group.split('.').next().filter(|g| !g.is_empty()).unwrap_or("core");
-    let why = format!("converting ({version}.{kind}) to ({internal}.{wanted}): unknown conversion");
+    let version = if api_version.is_empty() { &expected.version } else { api_version.rsplit('/').next().unwrap_or_default() };
+    let wanted = &expected.kind;
+    let why = format!("converting ({version}.{kind}) to ({}.{wanted}): unknown conversion", crate::names::go_package(&expected.group));
     Err(Status::bad_request(format!("{kind} in version {version:?} cannot be handled as a {wanted}: {why}")))
+}
+
+/// Whatever a custom object calls itself is read, and then refused under that name (`ValidateTypeMeta` of apiextensions).
+fn same_custom_kind(expected: &Gvk, kind: &str, value: &Value) -> Result<(), Status> {
+    if kind.is_empty() || kind == expected.kind {
+        return Ok(());
+    }
+    let mut causes = FieldErrors::default();
+    causes.invalid("kind", kind, &format!("must be {}", expected.kind));
+    let name = value.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
+    Err(Status::invalid(&Gvk::new(&expected.group, &expected.version, kind), name, &causes))
 }
 
 fn summary(body: &[u8]) -> String {
@@ -228,16 +243,19 @@ mod tests {
     fn a_body_of_another_kind_is_refused() {
         let expected = Gvk::new("", "v1", "Pod");
         let mut value = json!({"kind": "Service", "apiVersion": "v1"});
-        let status = name_kind(&|_, _| true, &expected, &mut value, b"{}").unwrap_err();
+        let status = name_kind(&Schema::Open, &expected, &mut value, b"{}").unwrap_err();
         assert_eq!(
             status.message,
             "Service in version \"v1\" cannot be handled as a Pod: converting (v1.Service) to (core.Pod): unknown conversion"
         );
+        let mut value = json!({"kind": "Other", "apiVersion": "apps/v2"});
+        let status = name_kind(&Schema::Open, &expected, &mut value, b"{}").unwrap_err();
+        assert!(status.message.ends_with("converting (v2.Other) to (core.Pod): unknown conversion"), "{status}");
         let mut value = json!({"kind": "Pod", "apiVersion": "apps/v1"});
-        let status = name_kind(&|_, _| true, &expected, &mut value, b"{}").unwrap_err();
+        let status = name_kind(&Schema::Open, &expected, &mut value, b"{}").unwrap_err();
         assert_eq!(status.message, "the API version in the data (apps/v1) does not match the expected API version (v1)");
         let mut value = json!({});
-        name_kind(&|_, _| true, &expected, &mut value, b"{}").unwrap();
+        name_kind(&Schema::Open, &expected, &mut value, b"{}").unwrap();
         assert_eq!(value, json!({"kind": "Pod", "apiVersion": "v1"}));
     }
 

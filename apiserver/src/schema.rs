@@ -22,6 +22,7 @@ use sha2::{Digest, Sha256};
 
 pub use check::check;
 pub use facets::Facets;
+pub use go::time_error;
 pub(crate) use go::word;
 pub use table::{Definition, Element, Field, ListType, MapType, Semantics, Table, Text, Type};
 pub use tables::Tables;

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use http::{HeaderValue, StatusCode, header};
 use serde_json::Value;
 
-use crate::body::{Body, Response, full};
+use crate::body::{Body, Response, empty, full};
 
 /// The Status that a reply is, in its extensions: for who tells of it.
 #[derive(Clone)]
@@ -30,17 +30,38 @@ pub fn text(code: StatusCode, words: impl Into<Bytes>) -> Response {
     response
 }
 
+/// 204.
+pub fn nothing() -> Response {
+    let mut response = Response::new(empty());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    response
+}
+
 /// What upstream answers to a path that nobody serves.
 pub fn not_found() -> Response {
     text(StatusCode::NOT_FOUND, "404 page not found\n")
 }
 
-/// What upstream's router (go-restful) answers where a path has nothing of what is accepted.
-pub fn unroutable(served: &[&str]) -> Response {
-    let status = Status::new(406, "NotAcceptable", format!("406: Not Acceptable\n\nAvailable representations: {}", served.join(", ")));
+/// How JSON is laid out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Layout {
+    OneLine,
+    Indented,
+}
+
+/// What upstream's router (go-restful) refuses itself; its details are empty.
+pub(crate) fn of_router(code: u16, reason: &'static str, message: &str, layout: Layout) -> Response {
+    let status = Status::new(code, reason, message);
     let mut body = status.body();
+    let code_at_end = body.as_object_mut().and_then(|body| body.shift_remove("code"));
     body["details"] = Value::Object(serde_json::Map::new());
-    told(json(StatusCode::NOT_ACCEPTABLE, &body), &status, body)
+    body["code"] = code_at_end.unwrap_or_default();
+    let code = StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let reply = match layout {
+        Layout::OneLine => json(code, &body),
+        Layout::Indented => reply(code, "application/json", full(serde_json::to_string_pretty(&body).unwrap_or_default())),
+    };
+    told(reply, &status, body)
 }
 
 /// The reply to a failed request: the `metav1.Status` as JSON, with `Retry-After` where it says so.

@@ -3,7 +3,7 @@
 //! A definition is a line `=name` (`=name atomic` where it is owned as a whole); then one line per field:
 //! `name type [list-type[:key[=default],key] [patch-strategy[:merge-key]]]`, `-` where one is left out.
 //! `~` before the type: a zero or empty value stands for an absent one (`omitempty`, and no pointer).
-//! `!` before the type: always there (an object that is no pointer; a list's key, which is zero where it is left out).
+//! `!` before the type: always there (an object or a time that is no pointer; a list's key, which is zero where it is left out).
 //! Types: `s` string, `b` boolean, `i` int32, `l` int64, `d` double, `y` base64 bytes, `t` time, `u` time with microseconds, `q` quantity,
 //! `o` int or string, `x` any JSON, `@name` another definition, `[T` a list, `{T` a map.
 
@@ -96,7 +96,8 @@ pub fn render(definitions: &BTreeMap<String, Value>, wire: &str) -> String {
                 || RAW.contains(&(name.as_str(), field.as_str()));
             let is_key = typ.starts_with(['s', 'i', 'l']) && !zero && keys.contains(&(name.as_str(), field.as_str())) && !POINTER_KEYS.contains(&field.as_str());
             let semantics = if RAW.contains(&(name.as_str(), field.as_str())) { " atomic-map".into() } else { semantics(property) };
-            let mark = if zero { "~" } else if is_object || is_key { "!" } else { "" };
+            let is_time = matches!(typ.as_str(), "t" | "u") && zeros.marks(name, field).is_some_and(|marks| !marks.contains(['p', 'o']));
+            let mark = if zero { "~" } else if is_object || is_key || is_time { "!" } else { "" };
             writeln!(out, "{field} {mark}{typ}{}", semantics).expect("writing to memory");
         }
     }
@@ -144,12 +145,17 @@ impl<'t> Zeros<'t> {
     }
 
     fn has(&self, message: &str, field: &str) -> bool {
-        self.messages.get(message).into_iter().flatten().any(|line| {
+        self.marks(message, field).is_some_and(|marks| marks.contains('z'))
+    }
+
+    /// What the wire table says of a field; `None` where it has none of that name.
+    fn marks(&self, message: &str, field: &str) -> Option<&'t str> {
+        self.messages.get(message).into_iter().flatten().find_map(|line| {
             let mut words = line.split(' ');
             match words.next().map(|word| (word, word.strip_prefix('*'))) {
-                Some((_, Some(inner))) => self.has(inner, field),
-                Some((name, None)) => name == field && words.nth(1).is_some_and(|marks| marks.contains('z')),
-                None => false,
+                Some((_, Some(inner))) => self.marks(inner, field),
+                Some((name, None)) => (name == field).then(|| words.nth(1).unwrap_or_default()),
+                None => None,
             }
         })
     }

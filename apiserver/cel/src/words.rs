@@ -1,5 +1,7 @@
 //! Functions of addresses, URLs, quantities, versions and formats. Source: apiserver `pkg/cel/library/{ip,cidr,urls,quantity,semver,format}.go`.
 
+mod goerrors;
+
 use std::{cmp::Ordering, net::IpAddr, rc::Rc, str::FromStr};
 
 use api::{name_rules, quantity::Quantity};
@@ -29,7 +31,10 @@ fn made<'v>(name: &str, text: &Text<'v>, rest: &[V<'v>]) -> Found<'v> {
         ("isIP", []) => V::Bool(address(text).is_some()),
         ("ip", []) => match address(text) {
             Some(address) => V::Ip(address),
-            None => return Failure::of(format!("IP Address {:?} parse error during conversion from string: unable to parse IP", &**text)),
+            None => {
+                let why = goerrors::address(text);
+                return Failure::of(format!("IP Address {} parse error during conversion from string: {why}", api::quoted(text)));
+            }
         },
         ("ip.isCanonical", []) => match address(text) {
             Some(address) => V::Bool(address.to_string() == **text),
@@ -43,7 +48,8 @@ fn made<'v>(name: &str, text: &Text<'v>, rest: &[V<'v>]) -> Found<'v> {
         ("isURL", []) => V::Bool(formats::is_uri(text)),
         ("url", []) if formats::is_uri(text) => V::Url(text.clone()),
         ("url", []) => {
-            return Failure::of(format!("URL parse error during conversion from string: parse {:?}: invalid URI for request", &**text));
+            let why = goerrors::url(text);
+            return Failure::of(format!("URL parse error during conversion from string: parse {}: {why}", api::quoted(text)));
         }
         ("isQuantity", []) => V::Bool(Quantity::parse(text).is_ok()),
         ("quantity", []) => match Quantity::parse(text) {

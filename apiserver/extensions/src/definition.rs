@@ -58,6 +58,10 @@ pub fn kind() -> Kind {
 struct Definitions;
 
 impl Strategy for Definitions {
+    fn shows_status_tables(&self) -> bool {
+        false
+    }
+
     fn upgrade(&self) -> Option<fn(Value) -> Value> {
         Some(older::upgraded)
     }

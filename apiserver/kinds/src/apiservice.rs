@@ -50,6 +50,14 @@ impl Strategy for ApiServices {
         false
     }
 
+    fn reset_fields(&self, subresource: &str) -> Option<&'static [&'static [&'static str]]> {
+        (subresource == "status").then_some(&[&["spec"], &["metadata"]])
+    }
+
+    fn shows_status_tables(&self) -> bool {
+        false
+    }
+
     fn default(&self, object: &mut Value) {
         if let Some(service) = child(object, "spec").and_then(|spec| child(spec, "service")) {
             default_to(service, "port", 443);

@@ -2,18 +2,16 @@
 //!
 //! Source: `pkg/controlplane/controller/clusterauthenticationtrust`. What other servers have written stays, but for certificates that have expired.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::sync::Arc;
 
-use api::{GroupResource, Key, Status, time::Timestamp};
+use api::time::Timestamp;
 use apiserver::{certs::look, engine::Engine, front_proxy::RequestHeader, identity::User};
-use serde_json::{Value, json};
-use tokio::{sync::Notify, time};
+use serde_json::json;
 
-use crate::common::{Read, edit, settled};
+use crate::common::kept::{self, Data};
 
 const NAMESPACE: &str = "kube-system";
 const NAME: &str = "extension-apiserver-authentication";
-const RETRY: Duration = Duration::from_secs(10);
 /// An authority counts for so long after it has expired.
 const SLACK_SECONDS: i64 = 5 * 60;
 const END: &str = "-----END CERTIFICATE-----";
@@ -26,50 +24,9 @@ pub struct Trust {
     pub request_header: Arc<RequestHeader>,
 }
 
-type Data = BTreeMap<String, String>;
-
 /// Looks after it for as long as the server runs: whenever somebody has changed it.
 pub async fn keep(engine: Arc<Engine>, user: User, trust: Trust) {
-    let changed = Arc::new(Notify::new());
-    let heard = changed.clone();
-    let is_it = |key: &Key| key.namespace == NAMESPACE && key.name == NAME;
-    engine.on_change(
-        &resource(),
-        Arc::new(move |change| {
-            if change.new.as_ref().or(change.old.as_ref()).is_some_and(|object| is_it(&object.key)) {
-                heard.notify_one();
-            }
-        }),
-    );
-    loop {
-        match bring_about(&engine, &user, &trust).await {
-            Ok(()) => changed.notified().await,
-            Err(status) => {
-                tracing::warn!(error = status.message, "{NAME} not brought up to date; trying again");
-                let _ = time::timeout(RETRY, changed.notified()).await;
-            }
-        }
-    }
-}
-
-async fn bring_about(engine: &Arc<Engine>, user: &User, trust: &Trust) -> Result<(), Status> {
-    let (key, now) = (Key::new(NAMESPACE, NAME), Timestamp::now());
-    let data_of = |object: &Value| -> Data { object.entries("data").map(|(key, value)| (key.to_owned(), value.to_owned())).collect() };
-    let Some(found) = engine.cached(&resource(), &key) else {
-        let data = combined(&Data::new(), trust, now);
-        let object = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"namespace": NAMESPACE, "name": NAME}, "data": data});
-        return settled(engine.create(&resource(), NAMESPACE, object, user).await.map(drop));
-    };
-    let found = data_of(&found.value());
-    if combined(&found, trust, now) == found {
-        return Ok(());
-    }
-    let change = |object: &mut Value| {
-        let data = combined(&data_of(object), trust, now);
-        edit::set(object, "data", json!(data));
-        Ok(())
-    };
-    settled(engine.update(&resource(), &key, "", user, &change).await.map(drop))
+    kept::keep(engine, user, (NAMESPACE, NAME), move |found, now| combined(found, &trust, now)).await;
 }
 
 /// What stands there, and what is this server's.
@@ -121,10 +78,6 @@ fn canonical(name: &str) -> String {
     let mut is_first = true;
     let letter = |c: char| if std::mem::replace(&mut is_first, c == '-') { c.to_ascii_uppercase() } else { c };
     name.chars().map(letter).collect()
-}
-
-fn resource() -> GroupResource {
-    GroupResource::new("", "configmaps")
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@
 //! - [`selector`]: label selectors on `Value`: validation, matching, printing; labels and annotations.
 //! - [`resource_names`]: which resources there are without a domain; [`resources`]: canonical quantities; [`query`]: query strings; [`node`]: a node agent's address, proxy names.
 //! - [`table`]: columns and cells: `metadata_columns`, `age`, `column`, `containers_cells`.
-//! - [`amount`]: numbers or percentages; [`conditions`]: lists of `metav1.Condition`; [`diff`]: what a refused update changed;
+//! - [`kept`]: a ConfigMap of the server's own; [`amount`]: numbers or percentages; [`conditions`]: lists of `metav1.Condition`; [`diff`]: what a refused update changed;
 //!   [`webhook`]: where one is called.
 //! - [`kind`], [`view`], [`unchanged`], [`not_negative`] in this file.
 
@@ -26,6 +26,7 @@ pub mod amount;
 pub mod conditions;
 pub mod diff;
 pub mod edit;
+pub mod kept;
 pub mod node;
 pub mod path;
 pub mod query;

@@ -284,6 +284,12 @@ mod tests {
             "status.collisionCount: Invalid value: -1: cannot be decremented",
         ];
         assert_eq!(found.0.iter().map(|c| c.text()).collect::<Vec<_>>(), wanted);
+        let mut first = FieldErrors::default();
+        DaemonSets.validate_subresource("status", &status(-1), &json!({}), &mut first);
+        assert_eq!(first.0.iter().map(|c| c.text()).collect::<Vec<_>>(), wanted[..2], "where there was none, none is taken away");
+        let mut gone = FieldErrors::default();
+        DaemonSets.validate_subresource("status", &json!({}), &status(2), &mut gone);
+        assert_eq!(gone.0.iter().map(|c| c.text()).collect::<Vec<_>>(), ["status.collisionCount: Invalid value: 0: cannot be decremented"]);
     }
 
     #[test]

@@ -13,6 +13,7 @@ pub mod binding;
 pub mod bootstrap_service;
 pub mod certificatesigningrequest;
 pub mod common;
+pub mod componentstatus;
 pub mod config;
 pub mod configmap;
 pub mod controllerrevision;
@@ -72,6 +73,7 @@ pub use config::Config;
 const TABLE: &[fn(&Config) -> Kind] = &[
     // core
     |_| binding::kind(),
+    |_| componentstatus::kind(),
     |_| configmap::kind(),
     |_| endpoints::kind(),
     |_| event::kind(),

@@ -109,8 +109,8 @@ impl Strategy for Metrics {
 
 #[async_trait]
 impl Derived for Metrics {
-    fn origin(&self) -> GroupResource {
-        GroupResource::new("", self.plural)
+    fn origin(&self) -> Option<GroupResource> {
+        Some(GroupResource::new("", self.plural))
     }
 
     async fn derive(&self, origins: &Origins) -> Result<Vec<Made>, Status> {

@@ -175,11 +175,13 @@ pub fn available_within_ready(status: Option<&Value>, why: &str, causes: &mut Fi
     }
 }
 
-/// A status's collision count only rises.
+/// A status's collision count only rises, and does not go again (`IsDecremented`).
 pub fn collisions(new: &Value, old: &Value, causes: &mut FieldErrors) {
-    let (now, before) = (read::count(new, "/status/collisionCount"), read::count(old, "/status/collisionCount"));
-    if now < before {
-        causes.invalid("status.collisionCount", now, "cannot be decremented");
+    let count = |object: &Value| object.at("status").int("collisionCount");
+    if let Some(before) = count(old)
+        && count(new).is_none_or(|now| now < before)
+    {
+        causes.invalid("status.collisionCount", count(new).unwrap_or(0), "cannot be decremented");
     }
 }
 

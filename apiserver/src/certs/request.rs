@@ -128,12 +128,26 @@ pub fn check_certificates(pem: &[u8]) -> Result<(), String> {
     for block in <(SectionKind, Vec<u8>)>::pem_slice_iter(pem) {
         let (kind, der) = block.map_err(|error| error.to_string())?;
         if kind != SectionKind::Certificate {
-            return Err("only CERTIFICATE PEM blocks are allowed".into());
+            return Err(format!("only CERTIFICATE PEM blocks are allowed, found {:?}", label(kind)));
         }
         parse_x509_certificate(&der).map_err(|e| format!("x509: {e}"))?;
         blocks += 1;
     }
     if blocks == 0 { Err("must contain at least one CERTIFICATE PEM block".into()) } else { Ok(()) }
+}
+
+/// What stands in the first line of a block.
+fn label(kind: SectionKind) -> &'static str {
+    match kind {
+        SectionKind::Certificate => "CERTIFICATE",
+        SectionKind::PublicKey => "PUBLIC KEY",
+        SectionKind::RsaPrivateKey => "RSA PRIVATE KEY",
+        SectionKind::PrivateKey => "PRIVATE KEY",
+        SectionKind::EcPrivateKey => "EC PRIVATE KEY",
+        SectionKind::Crl => "X509 CRL",
+        SectionKind::Csr => "CERTIFICATE REQUEST",
+        _ => "another",
+    }
 }
 
 fn der(pem: &[u8]) -> Result<Vec<u8>, String> {

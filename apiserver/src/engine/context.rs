@@ -3,11 +3,11 @@
 
 use std::{collections::BTreeMap, mem, sync::Arc};
 
-use api::{Gvk, Key, time::Timestamp};
+use api::{GroupResource, Gvk, Key, Status, time::Timestamp};
 use parking_lot::Mutex;
 use serde_json::Value;
 
-use super::{Engine, registry::Served};
+use super::{Engine, Object, registry::Served};
 use crate::{
     identity::{Operation, User},
     kind::Kind,
@@ -100,6 +100,16 @@ impl<'a> Ctx<'a> {
 
     pub fn key(&self) -> Key {
         Key::new(self.namespace, self.name)
+    }
+
+    /// Another object that the request needs, linearizable. That it is not there is told as if it were of the request's own resource: upstream's stores
+    /// take that from the request (`qualifiedResourceFromContext`).
+    ///
+    /// # Errors
+    /// 404 without such an object.
+    pub async fn needed(&self, gr: &GroupResource, key: &Key) -> Result<Arc<Object>, Status> {
+        let found = self.engine.get(gr, key).await;
+        found.map_err(|status| if status.code == 404 { Status::not_found(&self.kind.group_resource(), &key.name) } else { status })
     }
 
     /// Texts that the client shall see (`Warning` headers).

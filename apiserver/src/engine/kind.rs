@@ -328,6 +328,11 @@ pub trait Strategy: Send + Sync {
         Grace::Now
     }
 
+    /// Whether upstream's storage of the `status` subresource shows tables (`rest.TableConvertor`).
+    fn shows_status_tables(&self) -> bool {
+        true
+    }
+
     /// Called as the object is first marked for deletion, before it is stored so (e.g. a phase becomes Terminating).
     fn begin_delete(&self, _ctx: &Ctx<'_>, _object: &mut Value) {}
 
@@ -412,6 +417,9 @@ pub trait Action: Send + Sync {
         false
     }
 
+    /// Fills in upstream's defaults of the body, before anybody is asked about it.
+    fn default(&self, _body: &mut Value) {}
+
     async fn run(&self, ctx: &Ctx<'_>, body: Value) -> Result<(u16, Value), Status>;
 
     /// Called once before serving: the action begins to follow what it looks at ([`View`](crate::engine::View)).
@@ -435,8 +443,8 @@ pub trait Connect: Send + Sync {
         None
     }
 
-    /// `path` is what follows the subresource in the URL (proxy only), `query` the raw query string.
-    async fn target(&self, ctx: &Ctx<'_>, path: &str, query: &str) -> Result<Target, Status>;
+    /// `path` is what follows the subresource in the URL (proxy only), `query` the raw query string. `None`: there is nothing yet to be streamed (204).
+    async fn target(&self, ctx: &Ctx<'_>, path: &str, query: &str) -> Result<Option<Target>, Status>;
 }
 
 /// The other end of a connect: the engine forwards the request there, upgrades and all.
@@ -495,6 +503,18 @@ impl Kind {
         match self.subresource(subresource).filter(|_| !self.is_object_of(subresource)) {
             Some(sub) => sub.body.clone(),
             None => self.gvk(),
+        }
+    }
+
+    /// Whether what is answered under the subresource (empty for none) may be a Table: upstream's storage of it has a `rest.TableConvertor`.
+    pub(crate) fn shows_tables(&self, subresource: &str) -> bool {
+        match self.subresource(subresource).map(|sub| &sub.handler) {
+            // What is only answered has none.
+            None => self.storage != Storage::Nowhere || self.strategy.derived().is_some(),
+            _ if matches!(self.schema, Schema::Custom(_)) => true,
+            Some(Handler::Status) => self.strategy.shows_status_tables(),
+            Some(Handler::Scale(_)) => true,
+            Some(Handler::Object | Handler::Action(_) | Handler::Connect(_)) => false,
         }
     }
 

@@ -4,7 +4,10 @@ use api::{Status, field_errors::FieldErrors};
 use serde_json::{Value, json};
 
 use super::meta;
-use crate::kind::{Kind, ScalePaths};
+use crate::{
+    kind::{Kind, ScalePaths},
+    schema::Schema,
+};
 
 /// The scale that an object shows.
 pub(crate) fn of(paths: &ScalePaths, object: &Value) -> Value {
@@ -31,7 +34,8 @@ pub(crate) fn put(kind: &Kind, paths: &ScalePaths, object: &mut Value, scale: &V
     let replicas = scale.pointer("/spec/replicas").filter(|value| !value.is_null());
     let replicas = replicas.map_or(Some(0), Value::as_i64).filter(|count| i32::try_from(*count).is_ok());
     let Some(replicas) = replicas else { return Err(Status::bad_request("Scale: spec.replicas must be an integer")) };
-    if replicas < 0 {
+    // Custom kinds judge the number where it comes to stand.
+    if replicas < 0 && !matches!(kind.schema, Schema::Custom(_)) {
         let mut causes = FieldErrors::default();
         causes.invalid("spec.replicas", replicas, "must be greater than or equal to 0");
         let gvk = api::Gvk::new("autoscaling", "v1", "Scale");

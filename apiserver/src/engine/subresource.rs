@@ -8,6 +8,7 @@ use crate::kind::{Action, Connect, Subresource};
 
 /// A create on a subresource whose body is another kind, checked and typed already -> the reply's HTTP status and body.
 pub(crate) async fn act(ctx: &Ctx<'_>, action: &dyn Action, mut body: Value) -> Result<(u16, Value), Status> {
+    action.default(&mut body);
     managed_fields::track(ctx, &mut body, None);
     admit::mutate(ctx, Some(&mut body), None).await?;
     admit::validate(ctx, Some(&body), None).await?;

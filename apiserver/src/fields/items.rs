@@ -44,9 +44,13 @@ fn is_struct(field: &Field) -> bool {
     field.is_always && matches!(field.typ, Type::Object(_) | Type::Any)
 }
 
-/// A list or map that Go writes as null where it is empty.
+/// What Go writes as null where there is nothing: a list or map without `omitempty`, a time that is no pointer.
 fn is_bare(field: &Field) -> bool {
-    matches!(field.typ, Type::List(_) | Type::Map(_)) && !field.absent_if_zero
+    match field.typ {
+        Type::List(_) | Type::Map(_) => !field.absent_if_zero,
+        Type::Time | Type::MicroTime => field.is_always,
+        _ => false,
+    }
 }
 
 fn typed<'v>(field: &Field, value: Option<&'v Value>) -> Option<&'v Value> {
@@ -54,7 +58,7 @@ fn typed<'v>(field: &Field, value: Option<&'v Value>) -> Option<&'v Value> {
         Some(value) => (!field.is_absent(value)).then_some(value),
         None if is_struct(field) => Some(&NOTHING),
         None if is_bare(field) => Some(&NULL),
-        None => value.filter(|_| matches!(field.typ, Type::Time | Type::MicroTime)),
+        None => None,
     }
 }
 

@@ -10,7 +10,7 @@ use crate::schema::{Structure, Table};
 
 const TEXT: &str = "=t.v1.Root\nmetadata !@t.v1.Meta\nname ~s\nflag ~b\ncount i\nfree x\nset ~[s set\nitems ~[@t.v1.Item map:key,id=1 -\nwhole ~[s\n\
     labels ~{s\nbound ~{s atomic-map\ninner !@t.v1.Inner\nmaybe @t.v1.Inner\none @t.v1.One\n=t.v1.Meta\nlabels ~{s\nname ~s\nfinalizers ~[s set\n\
-    =t.v1.Item\nkey !s\nid ~s\nvalue ~s\nports ~[@t.v1.Item map:key\n=t.v1.Inner\na ~s\nb ~s\n=t.v1.One atomic\na ~s\nb ~s\n";
+    =t.v1.Item\nkey !s\nid ~s\nmade !t\nseen t\nvalue ~s\nports ~[@t.v1.Item map:key\n=t.v1.Inner\na ~s\nb ~s\n=t.v1.One atomic\na ~s\nb ~s\n";
 
 fn structure() -> Structure {
     Structure::find(&Arc::new(Table::parse(TEXT)), "t.v1.Root").unwrap()
@@ -188,6 +188,11 @@ fn objects_are_read_as_go_reads_them() {
     );
     assert_eq!(change(&json!({}), &json!({"maybe": {"a": "1"}}), Mode::Typed), [json!({"f:maybe": {".": {}, "f:a": {}}}), none(), none()]);
     assert_eq!(change(&json!({"name": ""}), &json!({"name": null}), Mode::Typed), [none(), none(), none()]);
+    // A time that is no pointer is null where it is not known; one that is a pointer is not there, whatever was sent.
+    let made = |seen: Value| change(&json!({}), &json!({"items": [{"key": "a", "seen": seen}]}), Mode::Typed);
+    let item = |fields: Value| [json!({"f:items": {".": {}, "k:{\"id\":\"1\",\"key\":\"a\"}": fields}}), none(), none()];
+    assert_eq!(made(json!(null)), item(json!({".": {}, "f:key": {}, "f:made": {}})));
+    assert_eq!(made(json!("2026-01-01T00:00:00Z")), item(json!({".": {}, "f:key": {}, "f:made": {}, "f:seen": {}})));
 }
 
 #[test]

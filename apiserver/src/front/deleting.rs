@@ -35,7 +35,7 @@ const TOGETHER_KIB_MAX: u32 = 1024;
 impl Call {
     pub(super) async fn delete(&self, served: &Served, body: Body) -> Result<Response, Status> {
         let kind = &served.kind;
-        let output = negotiate::output(&self.parts.headers, &self.query, &served.kind.schema)?;
+        let output = self.output(served)?;
         let (value, dry_run) = self.delete_options(served, body).await?;
         let options = Options::read(&value)?;
         if options.policy.is_none() && options.orphan_dependents.is_none() {
@@ -47,13 +47,13 @@ impl Call {
         let accepted = !deleted.gone && options.orphan_dependents == Some(false);
         let code = if accepted { StatusCode::ACCEPTED } else { StatusCode::OK };
         if !deleted.gone || kind.strategy.returns_deleted() {
-            return Ok(render::object(kind, &output, code, deleted.object.bytes(), self.now));
+            return render::object(kind, &output, code, deleted.object.bytes(), self.now);
         }
         Ok(render::encoded(&kind.schema, output.format, code, &self.success(served, &deleted)))
     }
 
     pub(super) async fn delete_collection(&self, served: &Served, body: Body) -> Result<Response, Status> {
-        let output = negotiate::output(&self.parts.headers, &self.query, &served.kind.schema)?;
+        let output = self.output(served)?;
         let (value, dry_run) = self.delete_options(served, body).await?;
         let options = Options::read(&value)?;
         let wanted = ListOptions::read(&self.query, &self.info, served)?;
@@ -116,7 +116,11 @@ impl Call {
     }
 
     fn options_body(&self, served: &Served, body: &[u8]) -> Result<Value, Status> {
-        let unrecognized = |why: String| parse::unrecognized("DeleteOptions", &why, body);
+        // Of a collection the decoder's words are told as they are.
+        let unrecognized = |why: String| match self.info.verb.as_str() {
+            "deletecollection" => Status::bad_request(format!("couldn't get version/kind; json parse error: {why}")),
+            _ => parse::unrecognized("DeleteOptions", &why, body),
+        };
         let parsed = match negotiate::input(&self.parts.headers)? {
             Input::Json => parse::json(body).map_err(unrecognized),
             Input::Yaml => parse::yaml(body).map_err(unrecognized),

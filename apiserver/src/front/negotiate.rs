@@ -6,9 +6,23 @@ use api::Status;
 use http::{HeaderMap, HeaderName, header};
 
 use super::query::Query;
-use crate::{body::Response, schema::Schema, wire};
+use crate::{
+    body::Response,
+    kind::{Kind, Storage},
+    names::go_package,
+    schema::Schema,
+    wire::{self, Layout},
+};
 
 const ACCEPTED: [&str; 3] = ["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"];
+/// What lists give, which may become watches.
+const ALL: [&str; 5] = [
+    "application/json",
+    "application/yaml",
+    "application/vnd.kubernetes.protobuf",
+    "application/json;stream=watch",
+    "application/vnd.kubernetes.protobuf;stream=watch",
+];
 const STREAMED: [&str; 2] = ["application/json;stream=watch", "application/vnd.kubernetes.protobuf;stream=watch"];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,19 +45,76 @@ pub(crate) enum Include {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Transform {
     Plain,
-    Table { version: String, include: Include },
-    Partial { version: String },
+    Table {
+        version: String,
+        include: Include,
+    },
+    /// Metadata alone, asked for as one's or as a list's.
+    Partial {
+        version: String,
+        answer: Answer,
+    },
+}
+
+/// What the answer to a request is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Answer {
+    One,
+    Many,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Output {
     pub format: Format,
     pub transform: Transform,
+    /// An `includeObject` of a table that there is none of.
+    pub unknown_include: Option<Box<str>>,
+}
+
+/// What can be answered: objects with this schema, as tables where these are shown.
+#[derive(Clone, Copy)]
+pub(crate) struct Offer<'a> {
+    pub schema: &'a Schema,
+    pub tables: bool,
 }
 
 impl Output {
     /// The bytes as they are kept.
-    pub const JSON: Self = Self { format: Format::Json, transform: Transform::Plain };
+    pub const JSON: Self = Self { format: Format::Json, transform: Transform::Plain, unknown_include: None };
+
+    /// Whether an answer can be shown so. Upstream looks when it has the answer, and all is done by then (`transformResponseObject`).
+    ///
+    /// # Errors
+    /// 406 for a list that was asked for as one object, and the other way about; 400 for an `includeObject` that there is none of.
+    pub fn fits(&self, kind: &Kind, answer: Answer) -> Result<(), Status> {
+        if let Some(given) = &self.unknown_include {
+            let why = format!("includeObject: Invalid value: {}: must be 'Metadata', 'Object', 'None', or empty", api::quoted(given));
+            return Err(Status::bad_request(format!("Unable to convert to Table as requested: {why}")));
+        }
+        let told = match (&self.transform, answer) {
+            (Transform::Partial { answer: Answer::One, .. }, Answer::Many) => {
+                format!("you requested PartialObjectMetadata, but the requested object is a list ({})", go_type(kind, answer))
+            }
+            (Transform::Partial { answer: Answer::Many, .. }, Answer::One) => {
+                format!("you requested PartialObjectMetadataList, but the requested object is not a list ({})", go_type(kind, answer))
+            }
+            _ => return Ok(()),
+        };
+        Err(Status::new(406, "NotAcceptable", told))
+    }
+}
+
+/// As Go's `%T` names the internal type of the answer.
+fn go_type(kind: &Kind, answer: Answer) -> String {
+    let list = if answer == Answer::Many { "List" } else { "" };
+    if matches!(kind.schema, Schema::Custom(_)) {
+        return format!("*unstructured.Unstructured{list}");
+    }
+    let group = match &kind.storage {
+        Storage::As { group, .. } => group,
+        _ => &kind.group,
+    };
+    format!("*{}.{}{list}", go_package(group), kind.kind)
 }
 
 /// The syntax of a request's body.
@@ -54,23 +125,16 @@ pub(crate) enum Input {
     Protobuf,
 }
 
-/// The form of the reply, which is of a kind with this schema.
+/// The form of the reply.
 ///
 /// # Errors
 /// 406 where nothing that is accepted can be served.
-pub(crate) fn output(headers: &HeaderMap, query: &Query, schema: &Schema) -> Result<Output, Status> {
-    let takes = |output: &Output| match (output.format, &output.transform) {
-        (Format::Protobuf, Transform::Plain) => schema.has_protobuf(),
-        (Format::Protobuf, Transform::Partial { .. }) => schema.tables().is_some(),
-        (Format::Protobuf, Transform::Table { .. }) => false,
-        (Format::Json | Format::Pretty | Format::Yaml, _) => true,
-    };
+pub(crate) fn output(headers: &HeaderMap, query: &Query, offer: Offer<'_>) -> Result<Output, Status> {
     let accept = text(headers, &header::ACCEPT);
-    let found = offers(&accept).into_iter().find_map(|one| one_output(one, query).filter(takes));
+    let found = offers(&accept).into_iter().find_map(|one| one_output(one, query).filter(|output| offer.has(output)));
     let mut found = found.ok_or_else(|| Status::not_acceptable(&ACCEPTED))?;
     if matches!(found.transform, Transform::Table { .. }) && include(query).is_none() {
-        let why = format!("includeObject: Invalid value: {:?}: must be 'Metadata', 'Object', 'None', or empty", query.get("includeObject"));
-        return Err(Status::bad_request(format!("Unable to convert to Table as requested: {why}")));
+        found.unknown_include = Some(query.get("includeObject").into());
     }
     if found.format == Format::Json && pretty(headers, query) {
         found.format = Format::Pretty;
@@ -78,13 +142,31 @@ pub(crate) fn output(headers: &HeaderMap, query: &Query, schema: &Schema) -> Res
     Ok(found)
 }
 
-/// As [`output`], of a watch.
+impl Offer<'_> {
+    fn has(self, output: &Output) -> bool {
+        match (output.format, &output.transform) {
+            (Format::Protobuf, Transform::Plain) => self.schema.has_protobuf(),
+            (Format::Protobuf, Transform::Partial { .. }) => self.schema.tables().is_some(),
+            (Format::Protobuf, Transform::Table { .. }) => false,
+            (Format::Json | Format::Pretty | Format::Yaml, Transform::Table { .. }) => self.tables,
+            (Format::Json | Format::Pretty | Format::Yaml, _) => true,
+        }
+    }
+}
+
+/// As [`output`], of a watch. An event is one object, and told as it is where it was asked for as a list.
 ///
 /// # Errors
-/// 406, also for YAML, which has no frames.
-pub(crate) fn stream_output(headers: &HeaderMap, query: &Query, schema: &Schema) -> Result<Output, Status> {
-    let output = output(headers, query, schema)?;
-    if output.format == Format::Yaml { Err(Status::not_acceptable(&STREAMED)) } else { Ok(output) }
+/// 406, also for YAML, which has no frames; 400 for a table of what there is none.
+pub(crate) fn stream_output(headers: &HeaderMap, query: &Query, offer: Offer<'_>) -> Result<Output, Status> {
+    let mut output = output(headers, query, offer)?;
+    if output.format == Format::Yaml {
+        return Err(Status::not_acceptable(&STREAMED));
+    }
+    if matches!(output.transform, Transform::Partial { answer: Answer::Many, .. }) {
+        output.transform = Transform::Plain;
+    }
+    Ok(output)
 }
 
 /// The syntax of a refusal: nothing is transformed. `None` where nothing that is accepted can be served; it is JSON then, indented.
@@ -95,17 +177,41 @@ pub(crate) fn refusal(headers: &HeaderMap, query: &Query) -> Option<Format> {
     Some(if found.format == Format::Json && pretty(headers, query) { Format::Pretty } else { found.format })
 }
 
-/// go-restful's own refusal, which comes before ours: of what is accepted nothing is anything or named as it is served.
-pub(crate) fn unroutable(headers: &HeaderMap) -> Option<Response> {
+/// What a route takes and gives (go-restful's `Consumes` and `Produces`).
+pub(crate) struct Route {
+    /// Of a body; any where it has none.
+    pub takes: Option<&'static [&'static str]>,
+    /// Whether it may also stream.
+    pub streams: bool,
+}
+
+/// go-restful's own refusals, which come before ours: the body is of no type that the route takes, or of what is accepted nothing is anything or named as
+/// the route gives it.
+pub(crate) fn unroutable(headers: &HeaderMap, query: &Query, route: &Route) -> Option<Response> {
+    if route.takes.is_some_and(|types| !types.contains(&media_type(headers).as_str())) {
+        return Some(wire::of_router(415, "UnsupportedMediaType", "415: Unsupported Media Type", layout(headers, query)));
+    }
+    let gives: &[&str] = if route.streams { &ALL } else { &ACCEPTED };
+    unacceptable(headers, query, gives)
+}
+
+/// The same of a route that gives these types.
+pub(crate) fn unacceptable(headers: &HeaderMap, query: &Query, gives: &[&str]) -> Option<Response> {
     let accept = text(headers, &header::ACCEPT);
     let fits = |one: &str| {
         let media = one.split(';').next().unwrap_or_default().trim();
-        media == "*/*" || ACCEPTED.contains(&media)
+        media == "*/*" || gives.contains(&media)
     };
     if accept.is_empty() || accept.split(',').any(fits) {
         return None;
     }
-    Some(wire::unroutable(&ACCEPTED))
+    let told = format!("406: Not Acceptable\n\nAvailable representations: {}", gives.join(", "));
+    Some(wire::of_router(406, "NotAcceptable", &told, layout(headers, query)))
+}
+
+/// What is refused because nothing else is accepted is JSON all the same, for people to read.
+fn layout(headers: &HeaderMap, query: &Query) -> Layout {
+    if refusal(headers, query) == Some(Format::Json) { Layout::OneLine } else { Layout::Indented }
 }
 
 /// What is accepted, the best first (`goautoneg.ParseAccept`).
@@ -178,12 +284,14 @@ fn one_output(offer: &str, query: &Query) -> Option<Output> {
         return None;
     }
     let transform = match param("as") {
-        None => Transform::Plain,
+        None if param("g").is_none() && param("v").is_none() => Transform::Plain,
         Some("Table") if known => Transform::Table { version, include: include(query).unwrap_or(Include::Metadata) },
-        Some("PartialObjectMetadata" | "PartialObjectMetadataList") if known => Transform::Partial { version },
-        Some(_) => return None,
+        Some("PartialObjectMetadata") if known => Transform::Partial { version, answer: Answer::One },
+        Some("PartialObjectMetadataList") if known => Transform::Partial { version, answer: Answer::Many },
+        // A group or version of nothing is none that is known.
+        _ => return None,
     };
-    Some(Output { format, transform })
+    Some(Output { format, transform, unknown_include: None })
 }
 
 fn include(query: &Query) -> Option<Include> {
@@ -200,9 +308,18 @@ mod tests {
     use super::*;
 
     fn transform(accept: &str) -> Option<(Format, Transform)> {
-        let headers = HeaderMap::from_iter([(header::ACCEPT, accept.parse().unwrap())]);
-        output(&headers, &Query::default(), &Schema::Open).ok().map(|out| (out.format, out.transform))
+        asked(accept, "", true).ok().map(|out| (out.format, out.transform))
     }
+
+    fn asked(accept: &str, query: &str, tables: bool) -> Result<Output, Status> {
+        output(&accepting(accept), &Query::parse(Some(query)), Offer { schema: &Schema::Open, tables })
+    }
+
+    fn accepting(accept: &str) -> HeaderMap {
+        HeaderMap::from_iter([(header::ACCEPT, accept.parse().unwrap())])
+    }
+
+    const TABLE: &str = "application/json;as=Table;v=v1;g=meta.k8s.io";
 
     #[test]
     fn the_first_form_that_can_be_served_is() {
@@ -214,11 +331,52 @@ mod tests {
             ("application/vnd.kubernetes.protobuf, application/json", Some((Format::Json, Transform::Plain))),
             ("application/json;as=Table;v=v1;g=meta.k8s.io,application/json", Some((Format::Json, table))),
             ("application/json;as=Nonsense;v=v1;g=meta.k8s.io,application/yaml", Some((Format::Yaml, Transform::Plain))),
+            ("application/json;v=v1;g=meta.k8s.io,application/yaml", Some((Format::Yaml, Transform::Plain))),
             ("application/json;q=0.5,application/yaml", Some((Format::Yaml, Transform::Plain))),
             ("text/html", None),
         ];
         for (accept, wanted) in cases {
             assert_eq!(transform(accept), wanted, "{accept}");
         }
+    }
+
+    #[test]
+    fn what_shows_no_tables_is_not_shown_as_one() {
+        assert_eq!(asked(TABLE, "", false).err().map(|status| status.code), Some(406));
+        assert_eq!(asked(&format!("{TABLE},application/json"), "", false), Ok(Output::JSON));
+    }
+
+    #[test]
+    fn what_was_asked_for_is_held_against_the_answer() {
+        let kind = crate::front::scale::kind();
+        let fits = |accept: &str, query: &str, answer| {
+            asked(accept, query, true).unwrap().fits(kind, answer).map_err(|status| (status.code, status.message))
+        };
+        let of = |name: &str| format!("application/json;as={name};v=v1;g=meta.k8s.io");
+        let (one, many) = (of("PartialObjectMetadata"), of("PartialObjectMetadataList"));
+        assert_eq!(fits(&one, "", Answer::One), Ok(()));
+        assert_eq!(fits(&many, "", Answer::Many), Ok(()));
+        let told = "you requested PartialObjectMetadata, but the requested object is a list (*autoscaling.ScaleList)";
+        assert_eq!(fits(&one, "", Answer::Many), Err((406, told.into())));
+        let told = "you requested PartialObjectMetadataList, but the requested object is not a list (*autoscaling.Scale)";
+        assert_eq!(fits(&many, "", Answer::One), Err((406, told.into())));
+        assert_eq!(fits(TABLE, "includeObject=None", Answer::Many), Ok(()));
+        let told =
+            "Unable to convert to Table as requested: includeObject: Invalid value: \"x\": must be 'Metadata', 'Object', 'None', or empty";
+        assert_eq!(fits(TABLE, "includeObject=x", Answer::Many), Err((400, told.into())));
+    }
+
+    #[test]
+    fn the_router_refuses_before_anything_is_read() {
+        let code = |accept: &str, content: &'static str, route: &Route| {
+            let mut headers = accepting(accept);
+            headers.insert(header::CONTENT_TYPE, http::HeaderValue::from_static(content));
+            unroutable(&headers, &Query::default(), route).map(|response| response.status().as_u16())
+        };
+        let (list, patch) = (Route { takes: None, streams: true }, Route { takes: Some(&["application/a"]), streams: false });
+        assert_eq!(code("application/json", "", &list), None);
+        assert_eq!(code("application/xml", "", &list), Some(406));
+        assert_eq!(code("*/*", "application/a", &patch), None);
+        assert_eq!(code("application/xml", "application/b", &patch), Some(415), "the body comes first");
     }
 }

@@ -15,10 +15,14 @@ use crate::{
         managed_fields::{self, Configuration},
     },
     parse,
+    schema::Schema,
 };
 
 const APPLY: &str = "application/apply-patch+yaml";
-const TYPES: [&str; 4] = ["application/json-patch+json", "application/merge-patch+json", "application/strategic-merge-patch+json", APPLY];
+/// What built-in kinds take; others come to this one by one.
+pub(crate) const TYPES: &[&str] =
+    &["application/json-patch+json", "application/merge-patch+json", "application/strategic-merge-patch+json", APPLY];
+const CUSTOM_TYPES: &[&str] = &["application/json-patch+json", "application/merge-patch+json", APPLY];
 
 /// A patch, read but not yet applied.
 #[derive(Clone, Debug)]
@@ -34,10 +38,11 @@ pub(crate) enum Patch {
 ///
 /// # Errors
 /// 415 for other types, 400 for what is no patch, 413 for too many operations.
-pub(crate) fn read(headers: &HeaderMap, query: &Query, body: &[u8]) -> Result<(Patch, Vec<String>), Status> {
+pub(crate) fn read(headers: &HeaderMap, query: &Query, schema: &Schema, body: &[u8]) -> Result<(Patch, Vec<String>), Status> {
     let media_type = media_type(headers);
-    if !TYPES.contains(&media_type.as_str()) {
-        return Err(Status::new(415, "UnsupportedMediaType", "415: Unsupported Media Type"));
+    let taken = if schema.has_protobuf() { TYPES } else { CUSTOM_TYPES };
+    if !taken.contains(&media_type.as_str()) {
+        return Err(Status::unsupported_media_type(taken));
     }
     if media_type == APPLY {
         return configuration(body, query);

@@ -123,7 +123,7 @@ impl Pieces {
         let of = |name: &str, api_version: String| json!({"kind": name, "apiVersion": api_version, "metadata": meta.value()});
         let (head, list) = match &self.output.transform {
             Transform::Plain => (of(&kind.list_kind(), kind.api_version()), "items"),
-            Transform::Partial { version } => (of("PartialObjectMetadataList", format!("meta.k8s.io/{version}")), "items"),
+            Transform::Partial { version, .. } => (of("PartialObjectMetadataList", format!("meta.k8s.io/{version}")), "items"),
             Transform::Table { version, .. } => (render::table_head(kind, version, meta.value()), "rows"),
         };
         if self.objects.is_empty() && matches!(self.output.transform, Transform::Partial { .. }) {
@@ -191,7 +191,7 @@ impl Pieces {
     }
 
     fn put(&self, object: &Object, out: &mut BytesMut) {
-        if let (Format::Json, Transform::Partial { version }) = (self.output.format, &self.output.transform)
+        if let (Format::Json, Transform::Partial { version, .. }) = (self.output.format, &self.output.transform)
             && render::put_partial(version, object, object.rev, out)
         {
             return;

@@ -86,7 +86,7 @@ pub(crate) fn shown(served: &Served, transform: &Transform, object: &Object, rev
 /// Version and kind of what is shown, or of its list.
 fn named(served: &Served, transform: &Transform, list: &str) -> (String, String) {
     match transform {
-        Transform::Partial { version } => (format!("meta.k8s.io/{version}"), format!("PartialObjectMetadata{list}")),
+        Transform::Partial { version, .. } => (format!("meta.k8s.io/{version}"), format!("PartialObjectMetadata{list}")),
         Transform::Plain | Transform::Table { .. } if list.is_empty() => (served.kind.api_version(), served.kind.kind.to_string()),
         Transform::Plain | Transform::Table { .. } => (served.kind.api_version(), served.kind.list_kind()),
     }

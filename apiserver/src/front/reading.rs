@@ -7,7 +7,7 @@ use http::StatusCode;
 
 use super::{
     Call,
-    negotiate::{self, Format, Output, Transform},
+    negotiate::{self, Answer, Format, Offer, Output, Transform},
     options::{ListOptions, when},
     pieces, protobuf,
     render::{self, ListMeta},
@@ -30,8 +30,17 @@ use crate::{
 };
 
 impl Call {
+    /// The form of the reply.
+    pub(super) fn output(&self, served: &Served) -> Result<Output, Status> {
+        negotiate::output(&self.parts.headers, &self.query, self.offer(served))
+    }
+
+    fn offer<'a>(&self, served: &'a Served) -> Offer<'a> {
+        Offer { schema: &served.kind.schema, tables: served.kind.shows_tables(&self.info.subresource) }
+    }
+
     pub(super) async fn get(&self, served: &Served) -> Result<Response, Status> {
-        let output = negotiate::output(&self.parts.headers, &self.query, &served.kind.schema)?;
+        let output = self.output(served)?;
         let object = match served.kind.strategy.derived() {
             Some(derived) => derived::get(&self.engine, served, derived, &Key::new(self.info.place(), &self.info.name)).await?,
             None => form::view(served, self.object(served).await?).await?,
@@ -40,13 +49,13 @@ impl Call {
         // As they are, they need no work.
         let weight = if output == Output::JSON { Weight::Light } else { Weight::of(bytes.len()) };
         let shown = async { render::object(&served.kind, &output, StatusCode::OK, bytes, self.now) };
-        Ok(self.front.lane.run(weight, pin!(shown)).await)
+        self.front.lane.run(weight, pin!(shown)).await
     }
 
     pub(super) async fn get_scale(&self, served: &Served, paths: &ScalePaths) -> Result<Response, Status> {
-        let output = negotiate::output(&self.parts.headers, &self.query, &served.kind.schema)?;
+        let output = self.output(served)?;
         let object = self.object(served).await?;
-        Ok(shown::reply(&served.kind.schema, &output, StatusCode::OK, scale::of(paths, &form::value(served, &object).await?), self.now))
+        shown::reply(served, &output, StatusCode::OK, scale::of(paths, &form::value(served, &object).await?), self.now)
     }
 
     async fn object(&self, served: &Served) -> Result<Arc<crate::engine::Object>, Status> {
@@ -64,7 +73,7 @@ impl Call {
     }
 
     pub(super) async fn list(&self, served: &Served) -> Result<Response, Status> {
-        let output = negotiate::output(&self.parts.headers, &self.query, &served.kind.schema)?;
+        let output = self.output(served)?;
         let options = ListOptions::read(&self.query, &self.info, served)?;
         let listed = match served.kind.strategy.derived() {
             Some(derived) => derived::list(&self.engine, derived, &options.selection).await?,
@@ -75,6 +84,7 @@ impl Call {
 
     /// JSON of objects as they are, and of their metadata, is made of the cached bytes; all else of parsed objects, one at a time.
     pub(super) async fn listed(&self, served: &Served, output: &Output, mut listed: Listed) -> Result<Response, Status> {
+        output.fits(&served.kind, Answer::Many)?;
         let is_custom = matches!(served.kind.schema, Schema::Custom(_)) && served.kind.strategy.derived().is_none();
         let tells_no_token = output.transform == Transform::Plain && is_custom;
         let meta = ListMeta { rev: listed.rev, token: listed.token, remaining: listed.remaining, tells_no_token };
@@ -98,7 +108,7 @@ impl Call {
     }
 
     pub(super) async fn watch(&self, served: &Served) -> Result<Response, Status> {
-        let output = negotiate::stream_output(&self.parts.headers, &self.query, &served.kind.schema)?;
+        let output = negotiate::stream_output(&self.parts.headers, &self.query, self.offer(served))?;
         let options = ListOptions::read(&self.query, &self.info, served)?;
         let timing = (self.holds.permit(), self.front.timeouts.watch);
         watching::watch(&self.engine, served, &output, options, timing).await

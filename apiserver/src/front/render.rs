@@ -2,13 +2,13 @@
 
 use std::collections::HashSet;
 
-use api::time::Timestamp;
+use api::{Status, time::Timestamp};
 use bytes::{BufMut, Bytes, BytesMut};
 use http::StatusCode;
 use serde_json::{Map, Value, json};
 
 use super::{
-    negotiate::{Format, Include, Output, Transform},
+    negotiate::{Answer, Format, Include, Output, Transform},
     protobuf, yaml,
 };
 use crate::{
@@ -58,23 +58,27 @@ impl ListMeta {
 }
 
 /// One object, of which `bytes` is the JSON.
-pub(crate) fn object(kind: &Kind, output: &Output, code: StatusCode, bytes: Bytes, now: Timestamp) -> Response {
+///
+/// # Errors
+/// It cannot be shown as it was asked for, although it is there.
+pub(crate) fn object(kind: &Kind, output: &Output, code: StatusCode, bytes: Bytes, now: Timestamp) -> Result<Response, Status> {
+    output.fits(kind, Answer::One)?;
     if *output == Output::JSON {
-        return wire::reply(code, "application/json", full(line(bytes)));
+        return Ok(wire::reply(code, "application/json", full(line(bytes))));
     }
     if output.format == Format::Protobuf && output.transform == Transform::Plain {
-        return protobuf::reply(code, protobuf::object(kind, &bytes));
+        return Ok(protobuf::reply(code, protobuf::object(kind, &bytes)));
     }
     let value: Value = serde_json::from_slice(&bytes).unwrap_or_default();
     let transformed = transformed(kind, &output.transform, value, Headers::Shown, now);
-    encoded(&kind.schema, output.format, code, &transformed)
+    Ok(encoded(&kind.schema, output.format, code, &transformed))
 }
 
 /// One object as it was asked for; a table has one row then.
 pub(crate) fn transformed(kind: &Kind, transform: &Transform, object: Value, headers: Headers, now: Timestamp) -> Value {
     match transform {
         Transform::Plain => object,
-        Transform::Partial { version } => partial(version, &object),
+        Transform::Partial { version, .. } => partial(version, &object),
         Transform::Table { version, include } => {
             let rev = object.pointer("/metadata/resourceVersion").filter(|rev| !rev.is_null());
             let meta = rev.map_or_else(|| json!({}), |rev| json!({"resourceVersion": rev}));
@@ -87,7 +91,7 @@ pub(crate) fn transformed(kind: &Kind, transform: &Transform, object: Value, hea
 pub(crate) fn item(kind: &Kind, transform: &Transform, object: Value, now: Timestamp) -> Value {
     match transform {
         Transform::Plain => object,
-        Transform::Partial { version } => partial(version, &object),
+        Transform::Partial { version, .. } => partial(version, &object),
         Transform::Table { version, include } => row(kind, version, *include, object, now),
     }
 }

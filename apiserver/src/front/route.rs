@@ -99,7 +99,15 @@ fn item(kind: &Kind, info: &RequestInfo) -> Result<(), NoRoute> {
     if info.form.verb_in_path {
         return among(info, &[(Method::GET, has("watch"))]);
     }
-    let routes = [(Method::GET, has("get")), (Method::PUT, has("update")), (Method::PATCH, has("patch")), (Method::DELETE, has("delete"))];
+    // What makes a custom object takes its name in the path, too (the handler of apiextensions goes by the verb alone).
+    let names_new = matches!(kind.schema, Schema::Custom(_)) && has("create");
+    let routes = [
+        (Method::GET, has("get")),
+        (Method::PUT, has("update")),
+        (Method::PATCH, has("patch")),
+        (Method::DELETE, has("delete")),
+        (Method::POST, names_new),
+    ];
     among(info, &routes)
 }
 

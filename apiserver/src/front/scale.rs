@@ -5,16 +5,17 @@ use std::{
     sync::{Arc, LazyLock},
 };
 
-use api::{human, time::Timestamp};
+use api::{Status, human, time::Timestamp};
 use http::StatusCode;
 use serde_json::Value;
 
 use super::{
-    negotiate::{Output, Transform},
+    negotiate::{Answer, Output, Transform},
     render::{self, Headers},
 };
 use crate::{
     body::Response,
+    engine::registry::Served,
     kind::{Column, Conversion, Finalizers, Kind, Name, Names, Scope, Storage, Strategy},
     schema::Schema,
 };
@@ -49,12 +50,20 @@ static KIND: LazyLock<Kind> = LazyLock::new(|| Kind {
     strategy: Arc::new(Cells),
 });
 
-/// `schema` is that of the kind that is scaled.
-pub(super) fn reply(schema: &Schema, output: &Output, code: StatusCode, scale: Value, now: Timestamp) -> Response {
-    match output.transform {
-        Transform::Plain => render::encoded(schema, output.format, code, &scale),
-        _ => render::encoded(schema, output.format, code, &render::transformed(&KIND, &output.transform, scale, Headers::Shown, now)),
-    }
+/// Of what is scaled.
+pub(super) fn reply(served: &Served, output: &Output, code: StatusCode, scale: Value, now: Timestamp) -> Result<Response, Status> {
+    output.fits(&KIND, Answer::One)?;
+    let shown = match output.transform {
+        Transform::Plain => scale,
+        _ => render::transformed(&KIND, &output.transform, scale, Headers::Shown, now),
+    };
+    Ok(render::encoded(&served.kind.schema, output.format, code, &shown))
+}
+
+/// For tests that want some kind.
+#[cfg(test)]
+pub(super) fn kind() -> &'static Kind {
+    &KIND
 }
 
 struct Cells;

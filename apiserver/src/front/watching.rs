@@ -471,7 +471,7 @@ impl Watcher {
             out.reserve(FRAME_BYTES + object.stored().len());
             return put_frame(out, word, |out| form::put_at(&self.served, object, rev, out));
         }
-        if let Transform::Partial { version } = &self.transform
+        if let Transform::Partial { version, .. } = &self.transform
             && let Some(partial) = render::partial_bytes(version, object, rev)
         {
             self.turn.took(partial.len());

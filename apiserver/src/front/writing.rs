@@ -36,7 +36,7 @@ use crate::{
 
 impl Call {
     pub(super) async fn create(&self, served: &Served, body: Body) -> Result<Response, Status> {
-        let output = negotiate::output(&self.parts.headers, &self.query, &served.kind.schema)?;
+        let output = self.output(served)?;
         let input = negotiate::input(&self.parts.headers)?;
         let body = self.read(body).await?;
         self.front.lane.run(weight(input, &body), pin!(self.create_from(served, &output, input, &body))).await
@@ -49,15 +49,19 @@ impl Call {
         meta::typed(&object).map_err(|why| form::mistyped(kind, &why))?;
         meta::wipe(&mut object);
         self.put_namespace(&mut object)?;
+        // Of a path that names it: it is made under the name that was authorized.
+        if !self.info.name.is_empty() {
+            self.check_name(&object)?;
+        }
         let name = meta::text(&object, "name").to_owned();
         let ctx = self.ctx(served, Operation::Create, &name, &options.value, options.dry_run);
         let created = create::create(&ctx, object).await?;
-        Ok(render::object(kind, output, StatusCode::CREATED, created.bytes(), self.now))
+        render::object(kind, output, StatusCode::CREATED, created.bytes(), self.now)
     }
 
     pub(super) async fn update(&self, served: &Served, body: Body) -> Result<Response, Status> {
         let input = negotiate::input(&self.parts.headers)?;
-        let output = negotiate::output(&self.parts.headers, &self.query, &served.kind.schema)?;
+        let output = self.output(served)?;
         let body = self.read(body).await?;
         self.front.lane.run(weight(input, &body), pin!(self.update_from(served, &output, input, &body))).await
     }
@@ -79,11 +83,11 @@ impl Call {
         };
         let ctx = self.ctx(served, Operation::Update, &self.info.name, &options.value, options.dry_run);
         let updated = update::update(&ctx, &edit, body.len(), Missing::Create(&|| self.may_create().boxed())).await?;
-        Ok(self.updated(served, output, scale.map(|(paths, _)| paths), &updated))
+        self.updated(served, output, scale.map(|(paths, _)| paths), &updated)
     }
 
     pub(super) async fn patch(&self, served: &Served, body: Body) -> Result<Response, Status> {
-        let output = negotiate::output(&self.parts.headers, &self.query, &served.kind.schema)?;
+        let output = self.output(served)?;
         let body = self.read(body).await?;
         // A small patch of a large object is as much work as writing it.
         let weight = Weight::of(body.len().max(self.cached_len(served)));
@@ -99,7 +103,7 @@ impl Call {
     async fn patch_from(&self, served: &Served, output: &Output, body: &Bytes) -> Result<Response, Status> {
         let kind = &served.kind;
         let options = WriteOptions::of_patch(&self.query, patch::is_apply(&self.parts.headers))?;
-        let (patch, duplicates) = patch::read(&self.parts.headers, &self.query, body)?;
+        let (patch, duplicates) = patch::read(&self.parts.headers, &self.query, &kind.schema, body)?;
         if let Some(audit) = &self.audit {
             audit.sent_patch(body);
         }
@@ -125,7 +129,7 @@ impl Call {
             if scale.is_none() {
                 let gvk = kind.gvk();
                 managed_fields::keep_reset(value);
-                parse::name_kind(&|version, name| kind.schema.knows(version, name), &gvk, value, body)?;
+                parse::name_kind(&kind.schema, &gvk, value, body)?;
                 // What is applied has been held against the schema already.
                 let mode = if is_apply && duplicates.is_empty() { FieldValidation::Ignore } else { options.validation };
                 let texts = kind.schema.check(&gvk, value, &duplicates, mode);
@@ -135,7 +139,7 @@ impl Call {
             meta::typed(value).map_err(|why| form::mistyped(kind, &why)).map(drop)
         };
         let updated = update::update(&ctx, &edit, body.len(), missing).await?;
-        Ok(self.updated(served, output, scale.map(|(paths, _)| paths), &updated))
+        self.updated(served, output, scale.map(|(paths, _)| paths), &updated)
     }
 
     /// What is applied is of the name and namespace that are asked for, and new where there is nothing.
@@ -151,7 +155,7 @@ impl Call {
 
     /// A create on a subresource whose body is another kind.
     pub(super) async fn act(&self, served: &Served, sub: &Subresource, action: &dyn Action, body: Body) -> Result<Response, Status> {
-        let output = negotiate::output(&self.parts.headers, &self.query, &served.kind.schema)?;
+        let output = self.output(served)?;
         let input = negotiate::input(&self.parts.headers)?;
         let body = self.read(body).await?;
         let work = pin!(self.act_on(served, sub, action, &output, input, &body));
@@ -172,7 +176,7 @@ impl Call {
         if object.get("apiVersion").and_then(Value::as_str).is_some_and(|version| action.accepts(version)) {
             object["apiVersion"] = sub.body.api_version().into();
         }
-        parse::name_kind(&|version, name| sub.schema.knows(version, name), &sub.body, &mut object, body)?;
+        parse::name_kind(&sub.schema, &sub.body, &mut object, body)?;
         self.tell_sent(&object);
         self.notes.warn(sub.schema.check(&sub.body, &mut object, &duplicates, options.validation)?);
         meta::typed(&object).map_err(|why| Status::bad_request(format!("{}: {why}", sub.body.kind)))?;
@@ -183,10 +187,10 @@ impl Call {
         Ok(render::encoded(&served.kind.schema, output.format, StatusCode::from_u16(code).unwrap_or(StatusCode::CREATED), &reply))
     }
 
-    fn updated(&self, served: &Served, output: &Output, scale: Option<&ScalePaths>, updated: &Updated) -> Response {
+    fn updated(&self, served: &Served, output: &Output, scale: Option<&ScalePaths>, updated: &Updated) -> Result<Response, Status> {
         let code = if updated.created { StatusCode::CREATED } else { StatusCode::OK };
         match scale {
-            Some(paths) => shown::reply(&served.kind.schema, output, code, scale::of(paths, &updated.object.value()), self.now),
+            Some(paths) => shown::reply(served, output, code, scale::of(paths, &updated.object.value()), self.now),
             None => render::object(&served.kind, output, code, updated.object.bytes(), self.now),
         }
     }
@@ -200,12 +204,26 @@ impl Call {
     }
 
     fn decode(&self, schema: &Schema, gvk: &Gvk, input: Input, body: &Bytes, options: &WriteOptions) -> Result<Value, Status> {
-        let mut parsed = decode_as(schema, gvk, input, body)?;
+        let mut parsed = parse_as(schema, gvk, input, body)?;
+        self.notes.warn(self.unserved(schema, gvk, &parsed.value, options.validation)?);
+        parse::name_kind(schema, gvk, &mut parsed.value, body)?;
         managed_fields::keep_reset(&mut parsed.value);
         self.tell_sent(&parsed.value);
         let texts = schema.check(gvk, &mut parsed.value, &parsed.duplicates, options.validation)?;
         self.notes.warn(texts);
         Ok(parsed.value)
+    }
+
+    /// A custom object of a version that its definition does not have is read by no schema, so that all its fields are unknown; that it is refused
+    /// comes then.
+    fn unserved(&self, schema: &Schema, gvk: &Gvk, object: &Value, mode: FieldValidation) -> Result<Vec<String>, Status> {
+        let text = |name: &str| object.get(name).and_then(Value::as_str).unwrap_or_default();
+        let Some((group, version)) = api::names::split_api_version(text("apiVersion")) else { return Ok(Vec::new()) };
+        let is_ours = matches!(schema, Schema::Custom(_)) && group == gvk.group && text("kind") == gvk.kind;
+        if !is_ours || self.engine.registry.load().find(group, version, &self.info.resource).is_some() {
+            return Ok(Vec::new());
+        }
+        schema.unknown_version(&Gvk::new(group, version, &gvk.kind), object, mode)
     }
 
     pub(super) fn tell_sent(&self, object: &Value) {
@@ -266,13 +284,6 @@ fn refused_patch(patch: &Patch, kind: &Kind, patched: &Value, status: Status) ->
 /// A short YAML may name the same thing over and over.
 pub(super) fn weight(input: Input, body: &[u8]) -> Weight {
     if input == Input::Yaml { Weight::Heavy } else { Weight::of(body.len()) }
-}
-
-/// Parses a body that is to be of this kind.
-pub(super) fn decode_as(schema: &Schema, gvk: &Gvk, input: Input, body: &[u8]) -> Result<Parsed, Status> {
-    let mut parsed = parse_as(schema, gvk, input, body)?;
-    parse::name_kind(&|version, name| schema.knows(version, name), gvk, &mut parsed.value, body)?;
-    Ok(parsed)
 }
 
 fn parse_as(schema: &Schema, gvk: &Gvk, input: Input, body: &[u8]) -> Result<Parsed, Status> {

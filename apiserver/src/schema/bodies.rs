@@ -30,6 +30,14 @@ impl Schema {
         }
     }
 
+    /// What is said of an object of a custom kind in a version that nobody has a schema of: no field of it is known. As [`Schema::check`].
+    pub(crate) fn unknown_version(&self, gvk: &Gvk, object: &Value, mode: FieldValidation) -> Result<Vec<String>, Status> {
+        let fields = object.as_object().into_iter().flatten().map(|(name, _)| name.as_str());
+        let mut unknown: Vec<&str> = fields.filter(|name| !matches!(*name, "apiVersion" | "kind" | "metadata")).collect();
+        unknown.sort_unstable();
+        strict(gvk, unknown.into_iter().map(|name| format!("unknown field {name:?}")).collect(), mode)
+    }
+
     /// Applies a strategic merge patch by the kind's list semantics.
     ///
     /// # Errors

@@ -40,7 +40,7 @@ pub struct Field {
     pub typ: Type,
     /// A zero or empty value stands for an absent one.
     pub absent_if_zero: bool,
-    /// Go writes it in any case: an object that is no pointer, the zero value of a list's key. Of built-in kinds only.
+    /// Go writes it in any case: an object or a time that is no pointer, the zero value of a list's key. Of built-in kinds only.
     pub is_always: bool,
     pub semantics: Option<Box<Semantics>>,
     /// What custom schemas say besides; built-in kinds have strategies instead.

@@ -213,6 +213,8 @@ async fn a_scale_says_who_set_it() {
     assert_eq!(scaled["spec"]["size"], 5);
     let by = |who: &str, of: &Value| owners(of).into_iter().find(|(name, _)| name == who).map(|(_, fields)| fields);
     assert_eq!(by("scaler Apply scale", &scaled), Some(json!({"f:spec": {"f:size": {}}})));
+    let entry = scaled["metadata"]["managedFields"].as_array().unwrap().iter().find(|entry| entry["subresource"] == "scale").unwrap();
+    assert_eq!(entry.get("time"), None, "as upstream's");
     assert_eq!(by("maker Update", &scaled).unwrap()["f:spec"].get("f:size"), None);
     room.put(&format!("{path}/scale?fieldManager=hand"), &scale(7)).await.ok(200);
     let scaled = room.get(&path).await.ok(200);

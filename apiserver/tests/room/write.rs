@@ -139,7 +139,7 @@ async fn patches_of_every_kind() {
         .await
         .refused(400, "the name of the object (b) does not match the name on the URL (a)");
     for other in ["application/json", "application/apply-patch+cbor", "application/apply-patch+json"] {
-        room.raw("PATCH", &path, "{}", &[("content-type", other)]).await.refused(415, "415: Unsupported Media Type");
+        room.raw("PATCH", &path, "{}", &[("content-type", other)]).await.refused(415, "the body of the request was in an unknown format - accepted media types include: application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml");
     }
     room.patch(&format!("{THINGS}/zz"), "merge-patch", &json!({})).await.refused(404, "not found");
 }

@@ -121,7 +121,7 @@ impl FieldErrors {
             return;
         }
         let shown = match value {
-            Value::String(s) => format!("{s:?}"),
+            Value::String(s) => crate::quoted(s),
             Value::Null => "null".to_owned(),
             other => other.to_string(),
         };
@@ -162,5 +162,7 @@ mod tests {
         assert_eq!(text[0], "spec.replicas: Invalid value: -1: must be greater than or equal to 0");
         assert_eq!(text[1], "spec.selector: Required value");
         assert_eq!(text[2], r#"spec.type: Unsupported value: "x": supported values: "a", "b""#);
+        causes.invalid("x", "a\u{1}b", "no");
+        assert_eq!(causes.0[3].text(), r#"x: Invalid value: "a\x01b": no"#);
     }
 }

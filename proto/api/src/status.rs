@@ -116,8 +116,12 @@ impl Status {
         status
     }
 
+    /// The one cause says the same once more.
     pub fn internal(message: impl fmt::Display) -> Self {
-        Self::new(500, "InternalError", format!("Internal error occurred: {message}"))
+        let why = message.to_string();
+        let mut status = Self::new(500, "InternalError", format!("Internal error occurred: {why}"));
+        status.detail("causes", json!([{"message": why}]));
+        status
     }
 
     pub fn unavailable(message: impl Into<String>) -> Self {
@@ -192,6 +196,15 @@ mod tests {
         let status = Status::not_found(&GroupResource::new("apps", "deployments"), "web");
         assert_eq!(status.message, r#"deployments.apps "web" not found"#);
         assert_eq!(status.body()["details"], json!({"name": "web", "group": "apps", "kind": "deployments"}));
+    }
+
+    #[test]
+    fn an_internal_error_has_its_cause() {
+        let body = Status::internal("no luck").body();
+        assert_eq!(
+            (&body["message"], &body["details"]),
+            (&json!("Internal error occurred: no luck"), &json!({"causes": [{"message": "no luck"}]}))
+        );
     }
 
     #[test]

@@ -46,6 +46,30 @@ async fn objects_are_completed_counted_and_scaled() {
 }
 
 #[tokio::test]
+async fn what_a_custom_object_calls_itself_is_held_against_its_path() {
+    let room = Room::new().await;
+    room.define(&definition("example.io", "widgets", "Widget", schema(json!({"type": "integer", "minimum": 1})))).await;
+    let mut other = widget("a", json!({"n": 1}));
+    other["kind"] = "Other".into();
+    let (code, refused) = room.post(WIDGETS, &other).await;
+    let why = "Other.example.io \"a\" is invalid: kind: Invalid value: \"Other\": must be Widget";
+    assert_eq!((code, &refused["message"], &refused["details"]["kind"]), (422, &json!(why), &json!("Other")));
+    let mut next = widget("a", json!({"n": 1}));
+    next["apiVersion"] = "example.io/v9".into();
+    let why = "the API version in the data (example.io/v9) does not match the expected API version (example.io/v1)";
+    let (code, refused) = room.post(WIDGETS, &next).await;
+    assert_eq!((code, &refused["message"]), (400, &json!(why)));
+    let (_, refused) = room.post(&format!("{WIDGETS}?fieldValidation=Strict"), &next).await;
+    assert_eq!(refused["message"], "Widget in version \"v9\" cannot be handled as a Widget: strict decoding error: unknown field \"spec\"");
+    // A path that names one makes that one, and no other.
+    assert_eq!(room.post(&format!("{WIDGETS}/b"), &widget("a", json!({"n": 1}))).await.0, 400);
+    assert_eq!(room.post(&format!("{WIDGETS}/a"), &widget("a", json!({"n": 1}))).await.0, 201);
+    let (code, refused) = room.send("PATCH", &format!("{WIDGETS}/a/scale"), &json!({"spec": {"replicas": -1}})).await;
+    let fields: Vec<&Value> = refused["details"]["causes"].as_array().unwrap().iter().map(|cause| &cause["field"]).collect();
+    assert_eq!((code, fields), (422, vec![&json!("spec.n"), &json!(".spec.n")]), "{refused}");
+}
+
+#[tokio::test]
 async fn a_schema_changes_under_what_is_stored() {
     let room = Room::new().await;
     let first = definition("example.io", "widgets", "Widget", schema(json!({"type": "integer"})));

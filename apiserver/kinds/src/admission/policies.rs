@@ -7,6 +7,7 @@ mod evaluation;
 pub(crate) mod matching;
 mod mutating;
 mod params;
+mod patch_errors;
 pub(crate) mod policy;
 pub mod type_checks;
 mod validating;

@@ -87,7 +87,8 @@ impl Question<'_> {
         if self.may("bind", resource, name).await {
             return Ok(());
         }
-        let missing = |_| Status::not_found(&GroupResource::new(GROUP, resource), name);
+        // Told as of what is written: upstream's store takes the resource from the request.
+        let missing = |_| Status::not_found(gr, name);
         let rules = self.rbac.role_rules(kind, name, self.namespace).map_err(missing)?;
         self.holds(&rules).map_err(|why| Status::forbidden(gr, read::name(new), &why))
     }

@@ -16,6 +16,7 @@ pub mod bootstrap_tokens;
 mod covers;
 pub mod escalation;
 pub mod legacy;
+pub mod legacy_tracking;
 pub mod node;
 pub mod openid;
 pub mod policy;

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, future::ready};
 use apiserver::{
     body::{Response, full},
     jws::PublicKey,
-    non_resource::{Router, non_resource_routes},
+    non_resource::{Router, non_resource_routes, unacceptable},
 };
 use http::{HeaderValue, Uri, header, request::Parts};
 use serde_json::json;
@@ -49,6 +49,9 @@ impl OpenId {
             "/.well-known/openid-configuration" => ("application/json", &self.configuration),
             _ => return None,
         };
+        if let Some(refusal) = unacceptable(request, &[typ]) {
+            return Some(refusal);
+        }
         let mut response = Response::new(full(body.clone()));
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(typ));
         response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("public, max-age=3600"));
@@ -74,7 +77,24 @@ fn issuer_error(issuer: &str) -> Result<(), String> {
 
 #[cfg(test)]
 mod tests {
-    use super::issuer_error;
+    use http::{Request, StatusCode};
+
+    use super::{OpenId, issuer_error};
+
+    #[test]
+    fn keys_are_given_as_keys_alone() {
+        let openid = OpenId { configuration: "{}".into(), keys: "{}".into() };
+        let code = |path: &str, accept: &str| {
+            let (parts, ()) = Request::get(path).header("accept", accept).body(()).unwrap().into_parts();
+            openid.reply(&parts).map(|response| response.status())
+        };
+        let (keys, configuration) = ("/openid/v1/jwks", "/.well-known/openid-configuration");
+        assert_eq!(
+            [code(keys, "application/json"), code(configuration, "application/json")],
+            [Some(StatusCode::NOT_ACCEPTABLE), Some(StatusCode::OK)]
+        );
+        assert_eq!([code(keys, "*/*"), code(keys, "application/jwk-set+json")], [Some(StatusCode::OK); 2]);
+    }
 
     #[test]
     fn an_issuer_is_a_url_of_https() {

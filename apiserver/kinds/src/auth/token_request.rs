@@ -20,7 +20,7 @@ use super::{
     audiences::Audiences,
     tokens::{Bound, Claims, Reference, Tokens, TokensConfig},
 };
-use crate::common::{Read, read};
+use crate::common::{Read, edit, read};
 
 /// A token lives this long where the asker does not say.
 const DEFAULT_SECONDS: i64 = 3600;
@@ -46,6 +46,10 @@ struct TokenRequest(Arc<Tokens>);
 
 #[async_trait]
 impl Action for TokenRequest {
+    fn default(&self, body: &mut Value) {
+        set_defaults(body);
+    }
+
     async fn run(&self, ctx: &Ctx<'_>, mut body: Value) -> Result<(u16, Value), Status> {
         matches_url(&body, ctx)?;
         let account = get(ctx, "serviceaccounts", ctx.namespace, ctx.name).await?;
@@ -63,9 +67,13 @@ impl Action for TokenRequest {
         ctx.annotate("authentication.kubernetes.io/issued-credential-id", format!("JTI={}", claims.jti));
         body["apiVersion"] = "authentication.k8s.io/v1".into();
         body["kind"] = "TokenRequest".into();
+        let fields = body.at("metadata").at("managedFields").cloned();
         body["metadata"] = json!({
             "name": ctx.name, "namespace": ctx.namespace, "uid": account.uid(), "creationTimestamp": rfc3339(ctx.now),
         });
+        if let Some(fields) = fields {
+            body["metadata"]["managedFields"] = fields;
+        }
         body["spec"]["audiences"] = json!(spec.audiences);
         body["spec"]["expirationSeconds"] = spec.seconds.into();
         if body["spec"].get("boundObjectRef").is_none() {
@@ -114,6 +122,13 @@ impl TokenRequest {
             _ => bound.secret = target,
         }
         Ok(bound)
+    }
+}
+
+/// `SetDefaults_TokenRequestSpec`
+fn set_defaults(body: &mut Value) {
+    if let Some(spec) = edit::make_child(body, "spec") {
+        edit::default_to(spec, "expirationSeconds", DEFAULT_SECONDS);
     }
 }
 
@@ -218,6 +233,17 @@ async fn get(ctx: &Ctx<'_>, resource: &str, namespace: &str, name: &str) -> Resu
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_does_not_say_how_long_asks_for_an_hour() {
+        for (body, seconds) in
+            [(json!({}), DEFAULT_SECONDS), (json!({"spec": null}), DEFAULT_SECONDS), (json!({"spec": {"expirationSeconds": 7}}), 7)]
+        {
+            let mut defaulted = body.clone();
+            set_defaults(&mut defaulted);
+            assert_eq!(defaulted["spec"]["expirationSeconds"], seconds, "{body}");
+        }
+    }
 
     #[test]
     fn lifetimes_have_bounds() {

@@ -14,6 +14,7 @@ const DOMAIN_LENGTH: usize = 253;
 /// A domain, a slash, and a DNS label and a subdomain with a dot between.
 const SIGNER_LENGTH: usize = DOMAIN_LENGTH + 1 + DOMAIN_LENGTH + 63 + 1;
 const SECONDS_MIN: i64 = 600;
+const CERTIFICATE: &str = "status.certificate";
 
 /// Sorted.
 const USAGES: [&str; 23] = [
@@ -73,6 +74,7 @@ pub fn created(object: &Value, causes: &mut FieldErrors) {
 
 pub fn updated(new: &Value, old: &Value, way: Way, causes: &mut FieldErrors) {
     well_formed_conditions(new, Some(old), causes);
+    well_formed_certificate(new, old, causes);
     let path = Path::new("status.conditions");
     for kind in [APPROVED, DENIED, FAILED] {
         if of_type(new, kind).len() < of_type(old, kind).len() {
@@ -180,21 +182,28 @@ fn has_nameless(conditions: &[Value]) -> bool {
     conditions.iter().any(|condition| condition.text("type").is_empty())
 }
 
-fn certificate(new: &Value, old: &Value, way: Way, causes: &mut FieldErrors) {
-    let (now, was) = (new.at("status").text("certificate"), old.at("status").text("certificate"));
-    if now == was {
-        return;
-    }
-    let path = "status.certificate";
-    if let Err(why) = chain(now)
+fn issued(object: &Value) -> &str {
+    object.at("status").text("certificate")
+}
+
+/// What `old` had wrong already is let pass (`allowArbitraryCertificate`).
+fn well_formed_certificate(new: &Value, old: &Value, causes: &mut FieldErrors) {
+    let (now, was) = (issued(new), issued(old));
+    if now != was
+        && let Err(why) = chain(now)
         && chain(was).is_ok()
     {
-        causes.invalid(path, "<certificate data>", &why);
+        causes.invalid(CERTIFICATE, "<certificate data>", &why);
     }
-    if way != Way::Status {
-        causes.forbidden(path, "updates may not set certificate content");
-    } else if !was.is_empty() {
-        causes.forbidden(path, "updates may not modify existing certificate content");
+}
+
+fn certificate(new: &Value, old: &Value, way: Way, causes: &mut FieldErrors) {
+    let (now, was) = (issued(new), issued(old));
+    match () {
+        () if now == was => {}
+        () if way != Way::Status => causes.forbidden(CERTIFICATE, "updates may not set certificate content"),
+        () if !was.is_empty() => causes.forbidden(CERTIFICATE, "updates may not modify existing certificate content"),
+        () => {}
     }
 }
 
@@ -226,7 +235,7 @@ mod tests {
         json!({"spec": {}, "status": {"conditions": conditions, "certificate": certificate}})
     }
 
-    fn issued() -> String {
+    fn signed_certificate() -> String {
         let pem = apiserver::certs::issue::authority("x", api::time::Timestamp::now()).unwrap().chain_pem;
         BASE64_STANDARD.encode(pem)
     }
@@ -269,7 +278,7 @@ mod tests {
     #[test]
     fn each_way_changes_its_own() {
         let (none, approved) = (with(&[], ""), with(&[condition(APPROVED)], ""));
-        let signed = with(&[condition(APPROVED)], &issued());
+        let signed = with(&[condition(APPROVED)], &signed_certificate());
         let found = |new: &Value, old: &Value, way| texts(|causes| updated(new, old, way, causes));
         assert!(found(&approved, &none, Way::Approval).is_empty());
         assert!(found(&signed, &approved, Way::Status).is_empty());
@@ -278,13 +287,23 @@ mod tests {
             (&approved, &none, Way::Plain, r#"updates may not add a condition of type "Approved""#),
             (&none, &approved, Way::Approval, r#"updates may not remove a condition of type "Approved""#),
             (&signed, &approved, Way::Approval, "updates may not set certificate content"),
-            (&with(&[condition(APPROVED)], &issued()), &signed, Way::Status, "updates may not modify existing certificate content"),
+            (
+                &with(&[condition(APPROVED)], &signed_certificate()),
+                &signed,
+                Way::Status,
+                "updates may not modify existing certificate content",
+            ),
             (&with(&[condition(APPROVED)], "eA=="), &approved, Way::Status, "must contain at least one CERTIFICATE PEM block"),
         ];
         for (new, old, way, why) in cases {
             let found = found(new, old, way);
             assert!(found.len() == 1 && found[0].contains(why), "{why}: {found:?}");
         }
+        let csr = BASE64_STANDARD.encode("-----BEGIN CERTIFICATE REQUEST-----\neA==\n-----END CERTIFICATE REQUEST-----\n");
+        let why = r#"only CERTIFICATE PEM blocks are allowed, found "CERTIFICATE REQUEST""#;
+        assert!(found(&with(&[condition(APPROVED)], &csr), &approved, Way::Status)[0].ends_with(why));
+        let at: Vec<String> = found(&with(&[], "eA=="), &approved, Way::Status);
+        assert!(at[0].starts_with("status.certificate: ") && at[1].starts_with("status.conditions: "), "the form comes first: {at:?}");
         let mut changed = condition(APPROVED);
         changed["reason"] = "x".into();
         assert!(found(&with(&[changed], ""), &approved, Way::Plain)[0].contains("may not modify a condition"));

@@ -16,7 +16,7 @@ pub const AGENT_PORT: u16 = 10250;
 /// # Errors
 /// 404 without such a node, 503 where it has no address yet.
 pub async fn agent(ctx: &Ctx<'_>, name: &str) -> Result<(String, u16), Status> {
-    let node = ctx.engine.get(&GroupResource::new("", "nodes"), &Key::new("", name)).await?.value();
+    let node = ctx.needed(&GroupResource::new("", "nodes"), &Key::new("", name)).await?.value();
     agent_of(&node).ok_or_else(|| Status::unavailable(format!("no preferred addresses found for node {name:?}; known addresses: []")))
 }
 

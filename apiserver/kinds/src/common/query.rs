@@ -27,7 +27,7 @@ impl Query {
 
     /// A boolean option: absent, `false` and `0` are false, all else is true (`Convert_Slice_string_To_bool`).
     pub fn flag(&self, key: &str) -> bool {
-        self.first(key).is_some_and(|v| v != "false" && v != "0")
+        self.first(key).is_some_and(|v| !v.eq_ignore_ascii_case("false") && v != "0")
     }
 
     pub fn push(&mut self, key: &str, value: impl Into<String>) {

@@ -75,8 +75,30 @@ pub fn print(selector: Option<&Value>) -> String {
         Err(_) => "<error>".into(),
         Ok(None) => "<none>".into(),
         Ok(Some(s)) if s.is_empty() => "<none>".into(),
-        Ok(Some(s)) => s.to_string(),
+        Ok(Some(_)) => printed(selector),
     }
+}
+
+/// In the order of keys. A list of one value is one: `a in (x)` is not written as `a=x` (`Requirement.String`).
+fn printed(selector: Option<&Value>) -> String {
+    let pairs = selector.at("matchLabels").and_then(Value::as_object).into_iter().flatten();
+    let mut terms: Vec<(&str, String)> =
+        pairs.map(|(key, value)| (key.as_str(), format!("{key}={}", value.as_str().unwrap_or("")))).collect();
+    for expression in selector.list("matchExpressions") {
+        let key = expression.text("key");
+        let mut values: Vec<&str> = expression.list("values").iter().filter_map(Value::as_str).collect();
+        values.sort_unstable();
+        let values = values.join(",");
+        let term = match expression.text("operator") {
+            "In" => format!("{key} in ({values})"),
+            "NotIn" => format!("{key} notin ({values})"),
+            "DoesNotExist" => format!("!{key}"),
+            _ => key.to_owned(),
+        };
+        terms.push((key, term));
+    }
+    terms.sort_by_key(|(key, _)| *key);
+    terms.into_iter().map(|(_, term)| term).collect::<Vec<_>>().join(",")
 }
 
 /// `FormatLabels` of a plain map: `a=b,c=d` in the order of keys; `<none>` if empty.
@@ -123,6 +145,11 @@ mod tests {
         assert_eq!(matches(Some(&selector), Some(&json!({"app": "web"}))), Ok(false));
         assert_eq!(matches(None, Some(&json!({}))), Ok(false));
         assert_eq!(print(Some(&selector)), "app=web,t in (a,b)");
+        let lists = json!({"matchExpressions": [
+            {"key": "c", "operator": "NotIn", "values": ["x"]}, {"key": "b", "operator": "In", "values": ["x"]}, {"key": "a", "operator": "Exists"},
+            {"key": "d", "operator": "DoesNotExist"},
+        ]});
+        assert_eq!(print(Some(&lists)), "a,b in (x),c notin (x),!d", "a list of one value is a list");
         assert_eq!(print_map(Some(&json!({"b": "2", "a": "1"}))), "a=1,b=2");
         assert!(is_empty(Some(&json!({}))));
     }

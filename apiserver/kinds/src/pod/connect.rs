@@ -1,7 +1,12 @@
 //! log, exec, attach, portforward, proxy of a pod -> the address to forward to. Source: `pkg/registry/core/pod/strategy.go`, `rest/`.
 
+use std::num::{IntErrorKind, ParseIntError};
+
 use api::{GroupResource, Gvk, Key, Status, field_errors::FieldErrors};
-use apiserver::kind::{Connect, Ctx, Target};
+use apiserver::{
+    kind::{Connect, Ctx, Target},
+    schema::time_error,
+};
 use async_trait::async_trait;
 use serde_json::{Map, Value, json};
 
@@ -9,6 +14,9 @@ use crate::{
     common::{Read, node, query::Query, read::text_at},
     net,
 };
+
+/// Go's layout of times.
+const RFC_3339: &str = "2006-01-02T15:04:05Z07:00";
 
 /// A stream that the pod's node agent serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,7 +58,7 @@ impl Connect for Stream {
         Some(options.into())
     }
 
-    async fn target(&self, ctx: &Ctx<'_>, _path: &str, query: &str) -> Result<Target, Status> {
+    async fn target(&self, ctx: &Ctx<'_>, _path: &str, query: &str) -> Result<Option<Target>, Status> {
         let asked = Query::parse(query);
         let params = self.params(&asked, ctx.name)?;
         let pod = get(ctx, ctx.name).await?;
@@ -59,12 +67,15 @@ impl Connect for Stream {
             _ => container(&pod, asked.first("container").unwrap_or(""))?,
         };
         let node = text_at(&pod, "/spec/nodeName");
+        if node.is_empty() && *self == Stream::Log {
+            return Ok(None);
+        }
         if node.is_empty() {
             return Err(Status::bad_request(format!("pod {} does not have a host assigned", ctx.name)));
         }
         let (host, port) = node::agent(ctx, node).await?;
         let path_and_query = params.after(&self.path(ctx.namespace, ctx.name, &container));
-        Ok(Target { scheme: "https", host, port, path_and_query, node_agent: Some(node.to_owned()), rewrite_prefix: None })
+        Ok(Some(Target { scheme: "https", host, port, path_and_query, node_agent: Some(node.to_owned()), rewrite_prefix: None }))
     }
 }
 
@@ -114,7 +125,7 @@ impl Connect for Proxy {
         Some(node::proxy_options(path))
     }
 
-    async fn target(&self, ctx: &Ctx<'_>, path: &str, query: &str) -> Result<Target, Status> {
+    async fn target(&self, ctx: &Ctx<'_>, path: &str, query: &str) -> Result<Option<Target>, Status> {
         let invalid = || Status::bad_request(format!("invalid pod request {:?}", ctx.name));
         let (scheme, name, port) = node::split_scheme_name_port(ctx.name).ok_or_else(invalid)?;
         let pod = get(ctx, name).await?;
@@ -129,7 +140,7 @@ impl Connect for Proxy {
         };
         let path_and_query = node::join_path(path, query);
         let rewrite_prefix = Some(format!("/api/v1/namespaces/{}/pods/{}/proxy", ctx.namespace, ctx.name));
-        Ok(Target { scheme, host: ip.to_owned(), port, path_and_query, node_agent: None, rewrite_prefix })
+        Ok(Some(Target { scheme, host: ip.to_owned(), port, path_and_query, node_agent: None, rewrite_prefix }))
     }
 }
 
@@ -161,7 +172,7 @@ fn container(pod: &Value, asked: &str) -> Result<String, Status> {
     }
 }
 
-/// `ValidatePodLogOptions`, and the parameters that remain.
+/// `Convert_url_Values_To_v1_PodLogOptions`, `ValidatePodLogOptions`, and the parameters that remain.
 fn log_params(asked: &Query, pod: &str) -> Result<Query, Status> {
     let (mut out, mut causes) = (Query::default(), FieldErrors::default());
     for flag in ["follow", "previous", "timestamps"] {
@@ -169,29 +180,48 @@ fn log_params(asked: &Query, pod: &str) -> Result<Query, Status> {
             out.push(flag, "true");
         }
     }
-    if asked.first("sinceSeconds").is_some() && asked.first("sinceTime").is_some() {
-        causes.forbidden("", "at most one of `sinceTime` or `sinceSeconds` may be specified");
+    let since = number(asked, "sinceSeconds")?;
+    let since_time = asked.first("sinceTime");
+    if let Some(why) = since_time.filter(|text| !matches!(*text, "" | "null")).and_then(|text| time_error(text, RFC_3339)) {
+        return Err(Status::bad_request(why));
     }
-    let numbers = [
-        ("sinceSeconds", 1, "must be greater than 0"),
-        ("tailLines", 0, "must be greater than or equal to 0"),
-        ("limitBytes", 1, "must be greater than 0"),
-    ];
-    for (option, least, text) in numbers {
-        let Some(value) = asked.first(option).filter(|v| !v.is_empty()) else { continue };
-        let number: i64 = value.parse().map_err(|_| Status::bad_request(format!("{option}: cannot parse {value:?} as an integer")))?;
-        if number < least {
-            causes.invalid(option, number, text);
-        }
-        out.push(option, value);
+    let (tail, limit) = (number(asked, "tailLines")?, number(asked, "limitBytes")?);
+    if let Some(tail) = tail.filter(|tail| *tail < 0) {
+        causes.invalid("tailLines", tail, "must be greater than or equal to 0");
     }
-    for option in ["sinceTime", "stream"] {
-        asked.first(option).filter(|v| !v.is_empty()).into_iter().for_each(|v| out.push(option, v));
+    if let Some(limit) = limit.filter(|limit| *limit < 1) {
+        causes.invalid("limitBytes", limit, "must be greater than 0");
     }
+    match (since, since_time) {
+        (Some(_), Some(_)) => causes.forbidden("", "at most one of `sinceTime` or `sinceSeconds` may be specified"),
+        (Some(since), None) if since < 1 => causes.invalid("sinceSeconds", since, "must be greater than 0"),
+        _ => {}
+    }
+    // `PodLogsQuerySplitStreams` is off.
+    if asked.first("stream").is_some() {
+        causes.forbidden("stream", "may not be specified");
+    }
+    for (option, number) in [("sinceSeconds", since), ("tailLines", tail), ("limitBytes", limit)] {
+        number.into_iter().for_each(|number| out.push(option, number.to_string()));
+    }
+    since_time.filter(|text| !text.is_empty()).into_iter().for_each(|text| out.push("sinceTime", text));
     match causes.is_empty() {
         true => Ok(out),
         false => Err(Status::invalid(&Gvk::new("", "v1", "PodLogOptions"), pod, &causes)),
     }
+}
+
+/// A number of the options, as Go reads it.
+fn number(asked: &Query, option: &str) -> Result<Option<i64>, Status> {
+    let Some(text) = asked.first(option) else { return Ok(None) };
+    let refused = |error: ParseIntError| {
+        let why = match error.kind() {
+            IntErrorKind::PosOverflow | IntErrorKind::NegOverflow => "value out of range",
+            _ => "invalid syntax",
+        };
+        Status::bad_request(format!("strconv.ParseInt: parsing {}: {why}", api::quoted(text)))
+    };
+    text.parse().map(Some).map_err(refused)
 }
 
 fn first_port(pod: &Value) -> Option<u16> {
@@ -233,10 +263,25 @@ mod tests {
 
     #[test]
     fn log_options_are_checked() {
-        let found = log_params(&Query::parse("tailLines=-1&sinceSeconds=0&sinceTime=x&limitBytes=0"), "p").unwrap_err();
-        assert_eq!(found.code, 422);
-        assert_eq!(found.details["causes"].as_array().map(Vec::len), Some(4));
-        assert_eq!(log_params(&Query::parse("tailLines=x"), "p").unwrap_err().code, 400);
+        let found =
+            |query: &str| log_params(&Query::parse(query), "p").map(|query| query.encode()).map_err(|status| (status.code, status.message));
+        let told = "PodLogOptions \"p\" is invalid: [tailLines: Invalid value: -1: must be greater than or equal to 0, \
+                    limitBytes: Invalid value: 0: must be greater than 0, sinceSeconds: Invalid value: 0: must be greater than 0]";
+        assert_eq!(found("sinceSeconds=0&tailLines=-1&limitBytes=0"), Err((422, told.to_owned())));
+        let both = "PodLogOptions \"p\" is invalid: : Forbidden: at most one of `sinceTime` or `sinceSeconds` may be specified";
+        assert_eq!(found("sinceSeconds=0&sinceTime="), Err((422, both.to_owned())));
+        assert_eq!(
+            found("stream=Nowhere"),
+            Err((422, "PodLogOptions \"p\" is invalid: stream: Forbidden: may not be specified".to_owned()))
+        );
+        assert_eq!(found("tailLines=x"), Err((400, r#"strconv.ParseInt: parsing "x": invalid syntax"#.to_owned())));
+        assert_eq!(
+            found("limitBytes=99999999999999999999"),
+            Err((400, r#"strconv.ParseInt: parsing "99999999999999999999": value out of range"#.to_owned()))
+        );
+        let time = r#"parsing time "x" as "2006-01-02T15:04:05Z07:00": cannot parse "x" as "2006""#;
+        assert_eq!(found("sinceTime=x"), Err((400, time.to_owned())));
+        assert_eq!(found("follow=FALSE&previous=maybe&insecureSkipTLSVerifyBackend=true"), Ok("previous=true".to_owned()));
     }
 
     #[test]

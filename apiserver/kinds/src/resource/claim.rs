@@ -31,6 +31,10 @@ pub fn kind() -> Kind {
 struct Claims;
 
 impl Strategy for Claims {
+    fn shows_status_tables(&self) -> bool {
+        false
+    }
+
     fn default(&self, object: &mut Value) {
         if let Some(spec) = edit::make_child(object, "spec") {
             requests::default(spec);

@@ -42,18 +42,18 @@ impl Connect for ToEndpoint {
         Some(crate::common::node::proxy_options(path))
     }
 
-    async fn target(&self, ctx: &Ctx<'_>, path: &str, query: &str) -> Result<Target, Status> {
+    async fn target(&self, ctx: &Ctx<'_>, path: &str, query: &str) -> Result<Option<Target>, Status> {
         let bad = || Status::bad_request(format!("invalid service request {:?}", ctx.name));
         let (scheme, name, asked) = split_scheme_name_port(ctx.name).ok_or_else(bad)?;
         let key = Key::new(ctx.namespace, name);
         let port = match asked.parse::<i64>() {
             Ok(number) => {
-                let service = ctx.engine.get(&GroupResource::new("", "services"), &key).await?.value();
+                let service = ctx.needed(&GroupResource::new("", "services"), &key).await?.value();
                 port_named(&service, number, name)?
             }
             Err(_) => asked.to_owned(),
         };
-        let endpoints = ctx.engine.get(&GroupResource::new("", "endpoints"), &key).await?.value();
+        let endpoints = ctx.needed(&GroupResource::new("", "endpoints"), &key).await?.value();
         let pods = Pods { engine: ctx.engine, namespace: ctx.namespace, seen: RefCell::default() };
         let none = |name: &str| Status::unavailable(format!("no endpoints available for service {name:?}"));
         if endpoints.list("subsets").is_empty() {
@@ -63,7 +63,7 @@ impl Connect for ToEndpoint {
         let rewrite_prefix = Some(format!("/api/v1/namespaces/{}/services/{}/proxy", ctx.namespace, ctx.name));
         let path_and_query = join_path(path, query);
         let scheme = if scheme == "https" { "https" } else { "http" };
-        Ok(Target { scheme, host, port, path_and_query, node_agent: None, rewrite_prefix })
+        Ok(Some(Target { scheme, host, port, path_and_query, node_agent: None, rewrite_prefix }))
     }
 }
 

@@ -51,6 +51,15 @@ fn place(kind: &Kind) -> String {
 }
 
 #[tokio::test]
+async fn documents_that_nobody_accepts_are_refused_without_a_word() {
+    let house = House::new();
+    for path in ["/openapi/v2", "/openapi/v3/apis/apps/v1"] {
+        let answer = house.ask("GET", path, &[("accept", "application/xml")], Vec::new()).await;
+        assert_eq!(answer, (StatusCode::NOT_ACCEPTABLE, Vec::new()), "{path}");
+    }
+}
+
+#[tokio::test]
 async fn both_forms_of_discovery_name_every_kind() {
     let house = House::new();
     let mut aggregated = Vec::new();

@@ -46,9 +46,10 @@ pub(in crate::engine) fn of_scale(kind: &Kind, paths: &ScalePaths, scale: &Value
             None => entry.take_away(&[&replicas]),
         }
     }
+    // Upstream takes the time from the object's own entries, which know nothing of who is new: such a one has none.
     managed.0.extend(scaled.0.into_iter().map(|entry| {
         let own = if entry.who.version.is_empty() { String::new() } else { version.clone() };
-        Entry::new(Who { version: own, ..entry.who }, &version, entry.time, replicas.clone())
+        Entry::new(Who { version: own, ..entry.who }, &version, None, replicas.clone())
     }));
     put(object, managed.encode());
 }

@@ -21,6 +21,7 @@ use serde_json::{Map, Value, json};
 use super::{
     Source,
     evaluation::conditions,
+    patch_errors::why_not,
     policy::{Binding, Mutation, Policy},
 };
 use crate::{
@@ -371,10 +372,8 @@ fn patched(object: &Value, operations: Value, work: &mut PatchWork) -> Result<Va
         if text(&operation, "from").is_empty() {
             operation.shift_remove("from");
         }
-        json_patch_within(json!([operation]), &mut out, work).map_err(|status| {
-            let what = json!({"op": operation.get("op"), "path": operation.get("path")});
-            format!("JSON Patch: {}: {what}", status.message)
-        })?;
+        let done = json_patch_within(json!([operation]), &mut out, work);
+        done.map_err(|status| format!("JSON Patch: {}", why_not(&out, &operation).unwrap_or(status.message)))?;
     }
     Ok(out)
 }
@@ -396,6 +395,14 @@ mod tests {
         // One more would be too much with those of the mutation before.
         assert!(patched(&object, copies(1), &mut work).is_err_and(|why| why.starts_with("JSON Patch: ")));
         assert!(patched(&object, copies(8), &mut PatchWork::default()).is_err());
+    }
+
+    #[test]
+    fn an_operation_that_does_not_fit_says_why() {
+        let remove = json!([{"op": "remove", "path": "/metadata/labels/none"}]);
+        let found = patched(&json!({"metadata": {"labels": {}}}), remove, &mut PatchWork::default());
+        let why = "error in remove for path: '/metadata/labels/none': Unable to remove nonexistent key: none: missing value";
+        assert_eq!(found, Err(format!("JSON Patch: {why}")));
     }
 
     #[test]

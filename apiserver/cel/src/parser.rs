@@ -97,6 +97,10 @@ struct Parser {
 
 type Parsed = Result<Expr, Issue>;
 
+/// What may begin an operand, and what may stand in a message, as ANTLR lists it (cel-go `parser/gen/CEL.g4`).
+const OPERANDS: &str = "'[', '{', '(', '.', '-', '!', 'true', 'false', 'null', NUM_FLOAT, NUM_INT, NUM_UINT, STRING, BYTES, IDENTIFIER";
+const FIELDS: &str = "'}', ',', '?', IDENTIFIER, ESC_IDENTIFIER";
+
 /// From the loosest: what stands between operands.
 const LEVELS: [&[&str]; 5] = [&["||"], &["&&"], &["<", "<=", ">=", ">", "==", "!=", "in"], &["+", "-"], &["*", "/", "%"]];
 
@@ -130,13 +134,18 @@ impl Parser {
     }
 
     fn unexpected(&self, token: &Token) -> Issue {
+        self.mismatched(token, "an expression")
+    }
+
+    /// `wanted` is what the grammar has here, in ANTLR's words.
+    fn mismatched(&self, token: &Token, wanted: &str) -> Issue {
         let shown = match token {
-            Token::End => "<EOF>".to_owned(),
+            Token::End => "'<EOF>'".to_owned(),
             Token::Symbol(symbol) => format!("{symbol:?}").replace('"', "'"),
             Token::Ident(word) | Token::Quoted(word) => format!("'{word}'"),
             Token::Literal(literal) => format!("{literal:?}"),
         };
-        Issue { at: self.at(), why: format!("Syntax error: mismatched input {shown} expecting {{an expression}}") }
+        Issue { at: self.at(), why: format!("Syntax error: mismatched input {shown} expecting {{{wanted}}}") }
     }
 
     fn expr(&mut self) -> Parsed {
@@ -242,7 +251,7 @@ impl Parser {
                     }
                 };
                 left = if optional == Optional::No && self.is("(") {
-                    self.call(at, left, name)?
+                    self.call(left, name)?
                 } else {
                     Expr { at, node: Node::Select(Box::new(left), name, optional) }
                 };
@@ -262,7 +271,9 @@ impl Parser {
         }
     }
 
-    fn call(&mut self, at: usize, target: Expr, name: String) -> Parsed {
+    /// A call stands where its arguments begin.
+    fn call(&mut self, target: Expr, name: String) -> Parsed {
+        let at = self.at();
         self.expect("(")?;
         let mut arguments = self.list(")")?;
         if matches!(&target.node, Node::Ident(space) if space == "cel") && name == "bind" && arguments.len() == 3 {
@@ -315,6 +326,7 @@ impl Parser {
             Token::Symbol("{") => self.entries(at),
             Token::Symbol(".") if matches!(self.peek(), Token::Ident(_)) => self.primary(),
             Token::Ident(name) if self.is("(") => {
+                let at = self.at();
                 self.next += 1;
                 let mut arguments = self.list(")")?;
                 if name != "has" {
@@ -331,7 +343,7 @@ impl Parser {
             Token::Ident(name) => Ok(Expr { at, node: Node::Ident(name) }),
             other => {
                 self.next -= 1;
-                Err(self.unexpected(&other))
+                Err(self.mismatched(&other, OPERANDS))
             }
         }
     }
@@ -357,7 +369,7 @@ impl Parser {
                 Token::Ident(name) | Token::Quoted(name) => name,
                 other => {
                     self.next -= 1;
-                    return Err(self.unexpected(&other));
+                    return Err(self.mismatched(&other, FIELDS));
                 }
             };
             self.expect(":")?;
@@ -398,6 +410,19 @@ fn type_name(expr: &Expr) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_missing_is_listed_as_the_grammar_has_it() {
+        let why = |source: &str| parse(source).unwrap_err().print(source);
+        let operands = format!("mismatched input '<EOF>' expecting {{{OPERANDS}}}");
+        assert_eq!(why("1 +"), format!("ERROR: <input>:1:4: Syntax error: {operands}\n | 1 +\n | ...^"));
+        assert!(why("Object{").contains("mismatched input '<EOF>' expecting {'}', ',', '?', IDENTIFIER, ESC_IDENTIFIER}"));
+    }
+
+    #[test]
+    fn a_call_stands_at_its_bracket() {
+        assert_eq!(["f(1)", "a.f(1)", "a.b.all(x, x)", "a.b"].map(|source| parse(source).unwrap().at), [1, 3, 7, 1]);
+    }
 
     #[test]
     fn what_is_nested_too_deep_or_cut_short_is_told() {

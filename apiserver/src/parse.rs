@@ -17,6 +17,9 @@ pub const OBJECTS_MAX: usize = 64 << 10;
 /// How a body's own names for what it is are told of Go's decoder.
 const TYPE_META: &str = r#"struct { APIVersion string "json:\"apiVersion,omitempty\""; Kind string "json:\"kind,omitempty\"" }"#;
 
+/// Comes before what is wrong with YAML where it was to become JSON.
+const FROM_YAML: &str = "error converting YAML to JSON: ";
+
 /// Whether there is a kind, by version and name.
 pub type Knows<'k> = &'k dyn Fn(&str, &str) -> bool;
 
@@ -25,6 +28,8 @@ pub type Knows<'k> = &'k dyn Fn(&str, &str) -> bool;
 pub struct Parsed {
     pub value: Value,
     pub duplicates: Vec<String>,
+    /// The same of YAML, in the words of its reader: `line 4: key "a" already set in map`.
+    pub lines: Vec<String>,
 }
 
 /// JSON bytes. Fails with the words of Go's `encoding/json` (`invalid character 'x' looking for beginning of value`).
@@ -33,7 +38,11 @@ pub fn json(bytes: &[u8]) -> Result<Parsed, String> {
     let text = std::str::from_utf8(bytes).map_or_else(|_| String::from_utf8_lossy(bytes), Cow::Borrowed);
     let mut reader = serde_json::Deserializer::from_str(&text);
     let parsed = seed::read(&mut reader).and_then(|parsed| reader.end().map(|()| parsed));
-    parsed.map_err(|error| syntax::complaint(bytes).unwrap_or_else(|| plain(&error)))
+    match parsed.map_err(|error| syntax::complaint(bytes).unwrap_or_else(|| plain(&error))) {
+        // Go takes half of a pair for the character that stands for what is none.
+        Err(_) if let Some(mended) = syntax::without_lone_surrogates(&text) => json(mended.as_bytes()),
+        parsed => parsed,
+    }
 }
 
 /// One YAML document, read as YAML 1.1 as upstream does (`yes` is true, `0644` is octal). Aliases are bounded.
@@ -41,12 +50,19 @@ pub fn yaml(bytes: &[u8]) -> Result<Parsed, String> {
     yaml::read(bytes)
 }
 
+/// What a serializer says of a body that cannot be parsed: that of YAML gives up before it looks for a kind.
+pub fn undecoded(why: &str) -> String {
+    match why.strip_prefix(FROM_YAML) {
+        Some(why) => why.to_owned(),
+        None => format!("couldn't get version/kind; json parse error: {why}"),
+    }
+}
+
 /// The error of a body that cannot be parsed, where `expected` was to come.
 /// Source: apiserver `pkg/endpoints/handlers/rest.go` (transformDecodeError, summarizeData).
 pub fn unrecognized(expected: &str, why: &str, body: &[u8]) -> Status {
-    let words =
-        format!("the object provided is unrecognized (must be of type {expected}): couldn't get version/kind; json parse error: {why}");
-    Status::bad_request(format!("{words} ({})", summary(body)))
+    let why = undecoded(why);
+    Status::bad_request(format!("the object provided is unrecognized (must be of type {expected}): {why} ({})", summary(body)))
 }
 
 /// Checks that the body says nothing else than `expected` about its kind, and writes both in where they are missing.
@@ -71,8 +87,8 @@ pub fn name_kind(knows: Knows<'_>, expected: &Gvk, value: &mut Value, body: &[u8
         return Err(Status::bad_request(format!("{words}: unexpected GroupVersion string: {api_version} ({})", summary(body))));
     }
     is_registered(knows, expected, &api_version, &kind)?;
+    same_kind(expected, &api_version, &kind)?;
     same_version(expected, &api_version)?;
-    same_kind(expected, &kind)?;
     if let Value::Object(map) = value {
         map.insert("kind".into(), expected.kind.as_str().into());
         map.insert("apiVersion".into(), expected.api_version().into());
@@ -108,19 +124,28 @@ fn is_registered(knows: Knows<'_>, expected: &Gvk, api_version: &str, kind: &str
         (api_version, kind) => (api_version.to_owned(), kind),
     };
     let is_expected = api_version == expected.api_version() && kind == expected.kind;
-    if kind.is_empty() || is_expected || knows(&api_version, kind) {
+    // Lists are kinds too, and `List` is one of the core's.
+    let is_list = |item: &str| if item.is_empty() { api_version == "v1" } else { knows(&api_version, item) };
+    if kind.is_empty() || is_expected || knows(&api_version, kind) || kind.strip_suffix("List").is_some_and(is_list) {
         return Ok(());
     }
     let (version, wanted) = (api_version.rsplit('/').next().unwrap_or_default(), &expected.kind);
-    let why = format!("no kind {kind:?} is registered for version {api_version:?} in scheme \"pkg/api/legacyscheme/scheme.go:30\"");
+    // Definitions of further kinds are served by a server of their own there.
+    let scheme = match expected.group.as_str() {
+        "apiextensions.k8s.io" => "k8s.io/apiextensions-apiserver/pkg/apiserver/apiserver.go:55",
+        _ => "pkg/api/legacyscheme/scheme.go:30",
+    };
+    let why = format!("no kind {kind:?} is registered for version {api_version:?} in scheme {scheme:?}");
     Err(Status::bad_request(format!("{kind} in version {version:?} cannot be handled as a {wanted}: {why}")))
 }
 
-fn same_kind(expected: &Gvk, kind: &str) -> Result<(), Status> {
+/// What is decoded is converted before anybody looks at its version.
+fn same_kind(expected: &Gvk, api_version: &str, kind: &str) -> Result<(), Status> {
     if kind.is_empty() || kind == expected.kind {
         return Ok(());
     }
-    let (version, wanted) = (&expected.version, &expected.kind);
+    let version = api_version.rsplit('/').next().filter(|version| !version.is_empty()).unwrap_or(&expected.version);
+    let wanted = &expected.kind;
     let internal = expected.group.split('.').next().filter(|g| !g.is_empty()).unwrap_or("core");
     let why = format!("converting ({version}.{kind}) to ({internal}.{wanted}): unknown conversion");
     Err(Status::bad_request(format!("{kind} in version {version:?} cannot be handled as a {wanted}: {why}")))
@@ -192,6 +217,15 @@ mod tests {
         let deep = "[".repeat(100_000);
         assert_eq!(json(deep.as_bytes()).unwrap_err(), "exceeded max depth");
         assert_eq!(json(b"\"a\xff\"").unwrap().value, json!("a\u{fffd}"));
+        for (text, wanted) in [
+            (r#""\ud800""#, "\u{fffd}"),
+            (r#""\ude00x""#, "\u{fffd}x"),
+            (r#""\ud800\ud83d\ude00""#, "\u{fffd}😀"),
+            (r#""\\ud800\udfff""#, "\\ud800\u{fffd}"),
+        ] {
+            assert_eq!(json(text.as_bytes()).unwrap().value, json!(wanted), "{text}");
+        }
+        assert!(json(br#""\ud800" x"#).is_err());
     }
 
     #[test]
@@ -233,12 +267,28 @@ mod tests {
             status.message,
             "Service in version \"v1\" cannot be handled as a Pod: converting (v1.Service) to (core.Pod): unknown conversion"
         );
+        let mut value = json!({"kind": "Deployment", "apiVersion": "apps/v1beta2"});
+        let status = name_kind(&|_, _| true, &expected, &mut value, b"{}").unwrap_err();
+        assert!(status.message.ends_with("converting (v1beta2.Deployment) to (core.Pod): unknown conversion"), "{}", status.message);
         let mut value = json!({"kind": "Pod", "apiVersion": "apps/v1"});
         let status = name_kind(&|_, _| true, &expected, &mut value, b"{}").unwrap_err();
         assert_eq!(status.message, "the API version in the data (apps/v1) does not match the expected API version (v1)");
         let mut value = json!({});
         name_kind(&|_, _| true, &expected, &mut value, b"{}").unwrap();
         assert_eq!(value, json!({"kind": "Pod", "apiVersion": "v1"}));
+    }
+
+    #[test]
+    fn lists_are_kinds_of_another_type() {
+        let expected = Gvk::new("", "v1", "ConfigMap");
+        let why = |kind: &str| {
+            let mut value = json!({"kind": kind, "apiVersion": "v1"});
+            name_kind(&|_, kind| kind == "ConfigMap", &expected, &mut value, b"{}").unwrap_err().message
+        };
+        for kind in ["List", "ConfigMapList"] {
+            assert!(why(kind).ends_with(&format!("converting (v1.{kind}) to (core.ConfigMap): unknown conversion")), "{}", why(kind));
+        }
+        assert!(why("PodList").contains("no kind \"PodList\" is registered"));
     }
 
     #[test]

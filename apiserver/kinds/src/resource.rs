@@ -10,7 +10,6 @@ pub mod class;
 mod config;
 mod counters;
 mod device;
-mod internal;
 mod names;
 mod requests;
 mod selectors;

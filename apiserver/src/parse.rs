@@ -19,11 +19,16 @@ pub const OBJECTS_MAX: usize = 64 << 10;
 /// How a body's own names for what it is are told of Go's decoder.
 const TYPE_META: &str = r#"struct { APIVersion string "json:\"apiVersion,omitempty\""; Kind string "json:\"kind,omitempty\"" }"#;
 
+/// Comes before what is wrong with YAML where it was to become JSON.
+const FROM_YAML: &str = "error converting YAML to JSON: ";
+
 /// A parsed body. `duplicates` are the paths of keys that stood twice (`spec.containers[0].name`), the last value having won.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Parsed {
     pub value: Value,
     pub duplicates: Vec<String>,
+    /// The same of YAML, in the words of its reader: `line 4: key "a" already set in map`.
+    pub lines: Vec<String>,
 }
 
 /// JSON bytes. Fails with the words of Go's `encoding/json` (`invalid character 'x' looking for beginning of value`).
@@ -32,7 +37,11 @@ pub fn json(bytes: &[u8]) -> Result<Parsed, String> {
     let text = std::str::from_utf8(bytes).map_or_else(|_| String::from_utf8_lossy(bytes), Cow::Borrowed);
     let mut reader = serde_json::Deserializer::from_str(&text);
     let parsed = seed::read(&mut reader).and_then(|parsed| reader.end().map(|()| parsed));
-    parsed.map_err(|error| syntax::complaint(bytes).unwrap_or_else(|| plain(&error)))
+    match parsed.map_err(|error| syntax::complaint(bytes).unwrap_or_else(|| plain(&error))) {
+        // Go takes half of a pair for the character that stands for what is none.
+        Err(_) if let Some(mended) = syntax::without_lone_surrogates(&text) => json(mended.as_bytes()),
+        parsed => parsed,
+    }
 }
 
 /// One YAML document, read as YAML 1.1 as upstream does (`yes` is true, `0644` is octal). Aliases are bounded.
@@ -40,12 +49,19 @@ pub fn yaml(bytes: &[u8]) -> Result<Parsed, String> {
     yaml::read(bytes)
 }
 
+/// What a serializer says of a body that cannot be parsed: that of YAML gives up before it looks for a kind.
+pub fn undecoded(why: &str) -> String {
+    match why.strip_prefix(FROM_YAML) {
+        Some(why) => why.to_owned(),
+        None => format!("couldn't get version/kind; json parse error: {why}"),
+    }
+}
+
 /// The error of a body that cannot be parsed, where `expected` was to come.
 /// Source: apiserver `pkg/endpoints/handlers/rest.go` (transformDecodeError, summarizeData).
 pub fn unrecognized(expected: &str, why: &str, body: &[u8]) -> Status {
-    let words =
-        format!("the object provided is unrecognized (must be of type {expected}): couldn't get version/kind; json parse error: {why}");
-    Status::bad_request(format!("{words} ({})", summary(body)))
+    let why = undecoded(why);
+    Status::bad_request(format!("the object provided is unrecognized (must be of type {expected}): {why} ({})", summary(body)))
 }
 
 /// Checks that the body says nothing else than `expected`, which `schema` is of, about its kind, and writes both in where they are missing.
@@ -111,11 +127,18 @@ fn is_registered(schema: &Schema, expected: &Gvk, api_version: &str, kind: &str)
         (api_version, kind) => (api_version.to_owned(), kind),
     };
     let is_expected = api_version == expected.api_version() && kind == expected.kind;
-    if kind.is_empty() || is_expected || schema.knows(&api_version, kind) {
+    // Lists are kinds too, and `List` is one of the core's.
+    let is_list = |item: &str| if item.is_empty() { api_version == "v1" } else { schema.knows(&api_version, item) };
+    if kind.is_empty() || is_expected || schema.knows(&api_version, kind) || kind.strip_suffix("List").is_some_and(is_list) {
         return Ok(());
     }
     let (version, wanted) = (api_version.rsplit('/').next().unwrap_or_default(), &expected.kind);
-    let why = format!("no kind {kind:?} is registered for version {api_version:?} in scheme \"pkg/api/legacyscheme/scheme.go:30\"");
+    // Definitions of further kinds are served by a server of their own there.
+    let scheme = match expected.group.as_str() {
+        "apiextensions.k8s.io" => "k8s.io/apiextensions-apiserver/pkg/apiserver/apiserver.go:55",
+        _ => "pkg/api/legacyscheme/scheme.go:30",
+    };
+    let why = format!("no kind {kind:?} is registered for version {api_version:?} in scheme {scheme:?}");
     Err(Status::bad_request(format!("{kind} in version {version:?} cannot be handled as a {wanted}: {why}")))
 }
 
@@ -207,6 +230,15 @@ mod tests {
         let deep = "[".repeat(100_000);
         assert_eq!(json(deep.as_bytes()).unwrap_err(), "exceeded max depth");
         assert_eq!(json(b"\"a\xff\"").unwrap().value, json!("a\u{fffd}"));
+        for (text, wanted) in [
+            (r#""\ud800""#, "\u{fffd}"),
+            (r#""\ude00x""#, "\u{fffd}x"),
+            (r#""\ud800\ud83d\ude00""#, "\u{fffd}😀"),
+            (r#""\\ud800\udfff""#, "\\ud800\u{fffd}"),
+        ] {
+            assert_eq!(json(text.as_bytes()).unwrap().value, json!(wanted), "{text}");
+        }
+        assert!(json(br#""\ud800" x"#).is_err());
     }
 
     #[test]
@@ -257,6 +289,19 @@ mod tests {
         let mut value = json!({});
         name_kind(&Schema::Open, &expected, &mut value, b"{}").unwrap();
         assert_eq!(value, json!({"kind": "Pod", "apiVersion": "v1"}));
+    }
+
+    #[test]
+    fn lists_are_kinds_of_another_type() {
+        let expected = Gvk::new("", "v1", "ConfigMap");
+        let why = |kind: &str| {
+            let mut value = json!({"kind": kind, "apiVersion": "v1"});
+            name_kind(&|_, kind| kind == "ConfigMap", &expected, &mut value, b"{}").unwrap_err().message
+        };
+        for kind in ["List", "ConfigMapList"] {
+            assert!(why(kind).ends_with(&format!("converting (v1.{kind}) to (core.ConfigMap): unknown conversion")), "{}", why(kind));
+        }
+        assert!(why("PodList").contains("no kind \"PodList\" is registered"));
     }
 
     #[test]

@@ -6,6 +6,7 @@ mod complete;
 mod custom;
 mod facets;
 mod go;
+mod restore;
 mod table;
 mod tables;
 mod wire;
@@ -21,6 +22,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 pub use check::check;
+pub(crate) use check::strict;
 pub use facets::Facets;
 pub use go::time_error;
 pub(crate) use go::word;

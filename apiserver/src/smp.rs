@@ -116,7 +116,7 @@ fn whole(original: &mut Object, mut patch: Object, directive: &Value) -> Result<
         Some("delete") => original.clear(),
         _ => {
             patch.insert(PATCH.into(), directive.clone());
-            return Err(Refusal::PatchType(errors::go(directive), errors::go(&Value::Object(patch))));
+            return Err(Refusal::PatchType(errors::go_text(directive), errors::go(&Value::Object(patch))));
         }
     }
     Ok(())

@@ -1,10 +1,11 @@
 //! Upstream's published API (OpenAPI documents, generated definitions, types) -> the data files of `kinds/src/schema`: described definitions and
-//! parameters (gzip), a bare table of their structure, and a table of protobuf field numbers.
+//! parameters (gzip), a bare table of their structure, a table of protobuf field numbers, and one of how internal types print.
 //!
 //! Run: `cargo run --manifest-path xtask/Cargo.toml UPSTREAM` from the repository's root, where UPSTREAM is a checkout of Kubernetes.
 
 mod definitions;
 mod enums;
+mod internal;
 mod parameters;
 mod table;
 mod wire;
@@ -30,6 +31,7 @@ fn main() {
     gz.write_all(&text).expect("writing to memory");
     let packed = gz.finish().expect("writing to memory");
     println!("{count} definitions, {} bytes described ({} packed), {} bytes bare", text.len(), packed.len(), table.len());
+    fs::write(out.join("internal.txt"), internal::render(upstream)).expect("run from the repository's root");
     fs::write(out.join("wire.txt"), wire).expect("run from the repository's root");
     fs::write(out.join("definitions.json.gz"), packed).expect("the directory can be written");
     fs::write(out.join("structure.txt"), table).expect("the directory can be written");

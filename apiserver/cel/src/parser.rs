@@ -73,8 +73,6 @@ fn parts(expr: &Expr) -> Vec<&Expr> {
 }
 
 /// What an operand begins with, and a field of a literal with a name, as cel-go's parser lists it.
-const OPERAND: &str = "{'[', '{', '(', '.', '-', '!', 'true', 'false', 'null', NUM_FLOAT, NUM_INT, NUM_UINT, STRING, BYTES, IDENTIFIER}";
-const FIELD: &str = "{'}', ',', '?', IDENTIFIER, ESC_IDENTIFIER}";
 
 struct Parser {
     tokens: Vec<(usize, Token)>,
@@ -83,6 +81,10 @@ struct Parser {
 }
 
 type Parsed = Result<Expr, Issue>;
+
+/// What may begin an operand, and what may stand in a message, as ANTLR lists it (cel-go `parser/gen/CEL.g4`).
+const OPERANDS: &str = "'[', '{', '(', '.', '-', '!', 'true', 'false', 'null', NUM_FLOAT, NUM_INT, NUM_UINT, STRING, BYTES, IDENTIFIER";
+const FIELDS: &str = "'}', ',', '?', IDENTIFIER, ESC_IDENTIFIER";
 
 /// From the loosest: what stands between operands.
 const LEVELS: [&[&str]; 5] = [&["||"], &["&&"], &["<", "<=", ">=", ">", "==", "!=", "in"], &["+", "-"], &["*", "/", "%"]];
@@ -117,17 +119,18 @@ impl Parser {
     }
 
     fn unexpected(&self, token: &Token) -> Issue {
-        self.instead_of("{an expression}", token)
+        self.mismatched(token, "an expression")
     }
 
-    fn instead_of(&self, expected: &str, token: &Token) -> Issue {
+    /// `wanted` is what the grammar has here, in ANTLR's words.
+    fn mismatched(&self, token: &Token, wanted: &str) -> Issue {
         let shown = match token {
             Token::End => "'<EOF>'".to_owned(),
             Token::Symbol(symbol) => format!("{symbol:?}").replace('"', "'"),
             Token::Ident(word) | Token::Quoted(word) => format!("'{word}'"),
             Token::Literal(literal) => format!("{literal:?}"),
         };
-        Issue { at: self.at(), why: format!("Syntax error: mismatched input {shown} expecting {expected}") }
+        Issue { at: self.at(), why: format!("Syntax error: mismatched input {shown} expecting {{{wanted}}}") }
     }
 
     fn expr(&mut self) -> Parsed {
@@ -253,7 +256,7 @@ impl Parser {
         }
     }
 
-    /// Calls stand at their bracket, as cel-go has it.
+    /// A call stands where its arguments begin.
     fn call(&mut self, target: Expr, name: String) -> Parsed {
         let at = self.at();
         self.expect("(")?;
@@ -325,7 +328,7 @@ impl Parser {
             Token::Ident(name) => Ok(Expr { at, node: Node::Ident(name) }),
             other => {
                 self.next -= 1;
-                Err(self.instead_of(OPERAND, &other))
+                Err(self.mismatched(&other, OPERANDS))
             }
         }
     }
@@ -351,7 +354,7 @@ impl Parser {
                 Token::Ident(name) | Token::Quoted(name) => name,
                 other => {
                     self.next -= 1;
-                    return Err(self.instead_of(FIELD, &other));
+                    return Err(self.mismatched(&other, FIELDS));
                 }
             };
             self.expect(":")?;
@@ -399,12 +402,25 @@ mod tests {
         let told = |source: &str| parse(source).unwrap_err().print(source);
         let operand = |source: &str, at: usize| {
             let dots = ".".repeat(at - 1);
-            format!("ERROR: <input>:1:{at}: Syntax error: mismatched input '<EOF>' expecting {OPERAND}\n | {source}\n | {dots}^")
+            format!("ERROR: <input>:1:{at}: Syntax error: mismatched input '<EOF>' expecting {{{OPERANDS}}}\n | {source}\n | {dots}^")
         };
         for (source, at) in [("1 +", 4), ("'a' +", 6), ("self.x ==", 10), ("device.x +", 11)] {
             assert_eq!(told(source), operand(source, at));
         }
         assert!(told("Object{").starts_with("ERROR: <input>:1:8: Syntax error: mismatched input '<EOF>' expecting {'}', ','"));
+    }
+
+    #[test]
+    fn what_is_missing_is_listed_as_the_grammar_has_it() {
+        let why = |source: &str| parse(source).unwrap_err().print(source);
+        let operands = format!("mismatched input '<EOF>' expecting {{{OPERANDS}}}");
+        assert_eq!(why("1 +"), format!("ERROR: <input>:1:4: Syntax error: {operands}\n | 1 +\n | ...^"));
+        assert!(why("Object{").contains("mismatched input '<EOF>' expecting {'}', ',', '?', IDENTIFIER, ESC_IDENTIFIER}"));
+    }
+
+    #[test]
+    fn a_call_stands_at_its_bracket() {
+        assert_eq!(["f(1)", "a.f(1)", "a.b.all(x, x)", "a.b"].map(|source| parse(source).unwrap().at), [1, 3, 7, 1]);
     }
 
     #[test]

@@ -99,10 +99,30 @@ pub fn view<T: DeserializeOwned>(object: &Value) -> Result<T, Status> {
     T::deserialize(object).map_err(|e| Status::bad_request(e.to_string()))
 }
 
+/// `LongName`, a DNS subdomain of which bytes are counted where others tell of characters (`validate.LongName`).
+pub fn long_name_error(name: &str) -> Option<String> {
+    const BYTES: usize = 253;
+    let long = (name.len() > BYTES).then(|| format!("must be no more than {BYTES} bytes"));
+    long.or_else(|| name_rules::dns_subdomain(name).into_iter().next())
+}
+
 /// `field is immutable` unless both are equal (absent, null and empty are the same).
 pub fn unchanged(new: Option<&Value>, old: Option<&Value>, path: Path<'_>, causes: &mut FieldErrors) {
     if !read::same(new, old) {
         causes.invalid(path, new.cloned().unwrap_or(Value::Null), "field is immutable");
+    }
+}
+
+/// As [`unchanged`], with the value as upstream's internal type prints.
+pub fn unchanged_as(
+    new: Option<&Value>,
+    old: Option<&Value>,
+    shown: impl Fn(Option<&Value>) -> Value,
+    path: Path<'_>,
+    causes: &mut FieldErrors,
+) {
+    if !read::same(new, old) {
+        causes.invalid(path, shown(new), "field is immutable");
     }
 }
 

@@ -119,7 +119,7 @@ impl Strategy for DaemonSets {
         set_generation(new, generation(old));
     }
 
-    fn validate(&self, object: &Value, causes: &mut FieldErrors) {
+    fn validate_create(&self, object: &Value, causes: &mut FieldErrors) {
         let (spec, path) = (object.at("spec"), Path::new("spec"));
         let (wanted, at) = (spec.at("selector"), path.field("selector"));
         let is_readable = selector::is_readable(wanted, at, causes);
@@ -138,14 +138,20 @@ impl Strategy for DaemonSets {
         not_negative(spec.int("revisionHistoryLimit"), path.field("revisionHistoryLimit"), causes);
     }
 
+    /// What has changed comes first.
     fn validate_update(&self, new: &Value, old: &Value, causes: &mut FieldErrors) {
         unchanged(new.pointer("/spec/selector"), old.pointer("/spec/selector"), Path::new("spec.selector"), causes);
+        self.validate_create(new, causes);
     }
 
     fn validate_subresource(&self, _subresource: &str, new: &Value, old: &Value, causes: &mut FieldErrors) {
         let (status, path) = (new.at("status"), Path::new("status"));
         COUNTS.iter().for_each(|field| not_negative(status.int(field), path.field(field), causes));
         podtemplate::collisions(new, old, causes);
+    }
+
+    fn annotations_of_fields(&self) -> &'static [&'static str] {
+        &[GENERATION]
     }
 
     fn warnings(&self, new: &Value, old: Option<&Value>) -> Vec<String> {
@@ -226,7 +232,7 @@ mod tests {
 
     fn causes(object: &Value) -> Vec<String> {
         let mut causes = FieldErrors::default();
-        DaemonSets.validate(object, &mut causes);
+        DaemonSets.validate_create(object, &mut causes);
         causes.0.iter().map(|c| c.text()).collect()
     }
 
@@ -244,6 +250,17 @@ mod tests {
             "spec.template.spec.containers: Required value",
         ];
         assert_eq!(causes(&empty), wanted);
+    }
+
+    #[test]
+    fn what_has_changed_is_told_first() {
+        let old = object(json!({}));
+        let mut new = old.clone();
+        new["spec"]["selector"]["matchLabels"] = json!({"app": "other"});
+        let mut causes = FieldErrors::default();
+        DaemonSets.validate_update(&new, &old, &mut causes);
+        let fields: Vec<_> = causes.0.into_iter().map(|cause| cause.field).collect();
+        assert_eq!(fields, ["spec.selector", "spec.template.metadata.labels"]);
     }
 
     #[test]

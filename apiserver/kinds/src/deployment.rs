@@ -66,8 +66,8 @@ impl Strategy for DeploymentStrategy {
             }
             default_to(spec, "revisionHistoryLimit", 10);
             default_to(spec, "progressDeadlineSeconds", 600);
+            podtemplate::default_within(spec);
         }
-        podtemplate::default(object);
     }
 
     fn prepare_subresource(&self, ctx: &Ctx<'_>, new: &mut Value, old: &Value) {

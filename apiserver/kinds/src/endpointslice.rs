@@ -51,6 +51,7 @@ impl Strategy for EndpointSlices {
 
     fn prepare_update(&self, _ctx: &Ctx<'_>, new: &mut Value, old: &Value) {
         if !read::same(new.at("endpoints"), old.at("endpoints")) {
+            risen(new, old);
             drop_topology(new, Some(old));
         }
     }
@@ -103,6 +104,14 @@ impl Strategy for EndpointSlices {
             shown(addresses).into(),
             table::age(object, now),
         ]
+    }
+}
+
+/// Upstream counts generations before it drops what cannot be written.
+fn risen(new: &mut Value, old: &Value) {
+    let generation = old.at("metadata").int("generation").unwrap_or(0);
+    if let Some(metadata) = edit::make_child(new, "metadata") {
+        edit::set(metadata, "generation", generation.saturating_add(1));
     }
 }
 
@@ -260,6 +269,16 @@ mod tests {
         let mut causes = FieldErrors::default();
         EndpointSlices.validate(&object, &mut causes);
         causes.0.iter().map(|c| c.text()).collect()
+    }
+
+    #[test]
+    fn what_is_dropped_makes_a_generation() {
+        let old = json!({"metadata": {"generation": 3}, "endpoints": [{"addresses": ["10.0.0.1"]}]});
+        let mut new = old.clone();
+        new["endpoints"][0]["deprecatedTopology"] = json!({"a": "b"});
+        risen(&mut new, &old);
+        drop_topology(&mut new, Some(&old));
+        assert_eq!((&new["metadata"]["generation"], &new["endpoints"]), (&json!(4), &old["endpoints"]));
     }
 
     #[test]

@@ -160,6 +160,7 @@ fn delete_options(body: &Value, name: &str) -> Result<Value, Status> {
         causes.invalid(format!("deleteOptions.{unsafe_option}"), true, "can not be set for pod eviction, try after removing the option");
         return Err(Status::invalid(&Gvk::new("policy", "v1", "Eviction"), name, &causes));
     }
+    Status::known_dry_run(&options.list("dryRun").iter().filter_map(Value::as_str).collect::<Vec<_>>())?;
     Ok(options)
 }
 
@@ -204,6 +205,14 @@ mod tests {
         }
         let going = json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}, "status": {"phase": "Running"}});
         assert_eq!(guard(&going), Some(Guard::Nothing));
+    }
+
+    #[test]
+    fn options_are_looked_at() {
+        let of = |options: Value| delete_options(&json!({"deleteOptions": options}), "p").map_err(|status| status.message);
+        assert!(of(json!({"dryRun": ["All"]})).is_ok());
+        let wanted = "DeleteOptions.meta.k8s.io \"\" is invalid: dryRun: Unsupported value: [\"Some\"]: supported values: \"All\"";
+        assert_eq!(of(json!({"dryRun": ["Some"]})), Err(wanted.into()));
     }
 
     #[test]

@@ -113,6 +113,7 @@ impl Strategy for Autoscalers {
 
 impl Strategy for OldAutoscalers {
     fn default(&self, object: &mut Value) {
+        convert::renew_annotations(object);
         let is_told_of_metrics = convert::has_metrics(object);
         if let Some(spec) = make_child(object, "spec") {
             default_to(spec, "minReplicas", 1);

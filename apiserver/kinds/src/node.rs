@@ -86,6 +86,7 @@ impl Strategy for Nodes {
     }
 
     fn validate(&self, object: &Value, causes: &mut FieldErrors) {
+        avoided_pods(object, causes);
         taints(object, causes);
         resources(object, causes);
         pod_cidrs(object, causes);
@@ -190,6 +191,31 @@ fn taints(node: &Value, causes: &mut FieldErrors) {
     }
 }
 
+/// `ValidateAvoidPodsInNodeAnnotations`: an annotation of old that is still read.
+fn avoided_pods(node: &Value, causes: &mut FieldErrors) {
+    const ANNOTATION: &str = "scheduler.alpha.kubernetes.io/preferAvoidPods";
+    let path = Path::new("metadata.annotations");
+    let Some(text) = node.at("metadata").at("annotations").at(ANNOTATION).and_then(Value::as_str).filter(|text| !text.is_empty()) else {
+        return;
+    };
+    let avoided = match apiserver::parse::json(text.as_bytes()) {
+        Ok(parsed) => parsed.value,
+        Err(why) => return causes.invalid(path.field("AvoidPods"), ANNOTATION, &why),
+    };
+    let path = path.field(ANNOTATION);
+    for (i, entry) in avoided.list("preferAvoidPods").iter().enumerate() {
+        let at = path.index(i);
+        let signature = at.field("PodSignature");
+        match entry.at("podSignature").at("podController") {
+            None => causes.required(signature, ""),
+            Some(owner) if !owner.is_true("controller") => {
+                causes.invalid(signature.field("PodController.Controller"), false, "must point to a controller");
+            }
+            Some(_) => {}
+        }
+    }
+}
+
 /// Quantities are not negative; what is counted in whole units is whole.
 fn resources(node: &Value, causes: &mut FieldErrors) {
     for part in ["capacity", "allocatable"] {
@@ -289,6 +315,30 @@ mod tests {
             Nodes.validate_update(new, old, &mut causes);
         }
         causes.0.iter().map(|c| c.text()).collect()
+    }
+
+    #[test]
+    fn pods_to_avoid_are_read() {
+        let of = |text: &str| texts(&json!({"metadata": {"annotations": {"scheduler.alpha.kubernetes.io/preferAvoidPods": text}}}), None);
+        let at = "metadata.annotations.scheduler.alpha.kubernetes.io/preferAvoidPods[0].PodSignature";
+        let cases = [
+            ("", vec![]),
+            (r#"{"preferAvoidPods": [{"podSignature": {"podController": {"controller": true}}}]}"#, vec![]),
+            (
+                "{bad",
+                vec![
+                    "metadata.annotations.AvoidPods: Invalid value: \"scheduler.alpha.kubernetes.io/preferAvoidPods\": invalid character 'b' looking for beginning of object key string".to_owned(),
+                ],
+            ),
+            (r#"{"preferAvoidPods": [{}]}"#, vec![format!("{at}: Required value")]),
+            (
+                r#"{"preferAvoidPods": [{"podSignature": {"podController": {"controller": false}}}]}"#,
+                vec![format!("{at}.PodController.Controller: Invalid value: false: must point to a controller")],
+            ),
+        ];
+        for (text, wanted) in cases {
+            assert_eq!(of(text), wanted, "{text}");
+        }
     }
 
     #[test]

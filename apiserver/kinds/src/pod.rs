@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::{
     binding::BindPod,
     common::{
-        self, Path, Read, name_rules,
+        self, Path, Read, edit, name_rules,
         read::text_at,
         table::{field, indexed},
     },
@@ -32,6 +32,8 @@ const FIELDS: &[Field] = &[
     field("spec.hostNetwork", "/spec/hostNetwork", "false"),
     field("status.phase", "/status/phase", ""),
     field("status.podIP", "/status/podIP", ""),
+    // Taken, and empty whatever the pod has: `ToSelectableFields` leaves it out.
+    field("status.podIPs", "/status/podIPs", ""),
     field("status.nominatedNodeName", "/status/nominatedNodeName", ""),
 ];
 
@@ -65,6 +67,10 @@ impl Strategy for PodStrategy {
     fn prepare_create(&self, ctx: &Ctx<'_>, object: &mut Value) {
         prepare::create(object, ctx.now);
         ctx.warn(app_armor::of_annotations(object));
+    }
+
+    fn prepare_update(&self, _ctx: &Ctx<'_>, new: &mut Value, _old: &Value) {
+        edit::child(new, "spec").into_iter().for_each(prepare::stop_signals);
     }
 
     fn prepare_subresource(&self, ctx: &Ctx<'_>, new: &mut Value, old: &Value) {

@@ -121,7 +121,7 @@ pub fn validate_running(template: Option<&Value>, matches: bool, kind: &str, pat
 
 /// The template's labels are none that the workload's selector selects.
 pub fn not_selected(template: Option<&Value>, path: Path<'_>, causes: &mut FieldErrors) {
-    let labels = template.at("metadata").at("labels").cloned().unwrap_or(Value::Null);
+    let labels = read::as_map(template.at("metadata").at("labels"));
     causes.invalid(path.field("metadata").field("labels"), labels, "`selector` does not match template `labels`");
 }
 

@@ -15,7 +15,7 @@ use crate::{
         unchanged,
     },
     podtemplate,
-    replicationcontroller::{FIELDS, scale, set_cells},
+    replicationcontroller::{scale, set_cells},
 };
 
 const COLUMNS: &[Column] = &[
@@ -47,7 +47,6 @@ pub fn kind() -> Kind {
         categories: names(&["all"]),
         subresources: vec![scale("/spec/selector"), common::status("apps", "v1", "ReplicaSet")],
         columns: Cow::Borrowed(COLUMNS),
-        fields: Cow::Borrowed(FIELDS),
         generation: true,
         ..common::kind("apps", "v1", "ReplicaSet", "replicasets", "io.k8s.api.apps.v1", ReplicaSetStrategy)
     }
@@ -59,8 +58,8 @@ impl Strategy for ReplicaSetStrategy {
     fn default(&self, object: &mut Value) {
         if let Some(spec) = make_child(object, "spec") {
             default_to(spec, "replicas", 1);
+            podtemplate::default_within(spec);
         }
-        podtemplate::default(object);
     }
 
     fn validate(&self, object: &Value, causes: &mut FieldErrors) {

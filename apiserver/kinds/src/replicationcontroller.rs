@@ -41,7 +41,7 @@ pub const COLUMNS: &[Column] = &[
     ),
 ];
 
-pub const FIELDS: &[Field] = &[field("status.replicas", "/status/replicas", "0")];
+const FIELDS: &[Field] = &[field("status.replicas", "/status/replicas", "0")];
 
 pub fn kind() -> Kind {
     Kind {
@@ -74,6 +74,10 @@ pub fn scale(selector: &'static str) -> Subresource {
 struct ReplicationControllerStrategy;
 
 impl Strategy for ReplicationControllerStrategy {
+    fn name_error(&self, name: &str) -> Option<String> {
+        common::long_name_error(name)
+    }
+
     fn default(&self, object: &mut Value) {
         let labels = object.pointer("/spec/template/metadata/labels").filter(|l| l.as_object().is_some_and(|l| !l.is_empty())).cloned();
         if let Some(spec) = make_child(object, "spec") {

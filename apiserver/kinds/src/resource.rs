@@ -11,7 +11,6 @@ mod config;
 mod counters;
 mod device;
 mod expressions;
-mod internal;
 mod names;
 mod requests;
 mod selectors;

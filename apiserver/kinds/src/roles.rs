@@ -6,7 +6,10 @@ use api::{field_errors::FieldErrors, time::Timestamp};
 use apiserver::kind::{Column, Kind, MetaCheck, Scope, Strategy};
 use serde_json::Value;
 
-use crate::common::{self, Path, Read, edit, name_rules, not_supported, read, selector, table, well_formed};
+use crate::{
+    common::{self, Path, Read, edit, name_rules, not_supported, read, selector, table, well_formed},
+    schema::internal,
+};
 
 const GROUP: &str = "rbac.authorization.k8s.io";
 const PACKAGE: &str = "io.k8s.api.rbac.v1";
@@ -70,7 +73,9 @@ impl Strategy for Roles {
                 causes.required(path, "at least one clusterRoleSelector required if aggregationRule is non-nil");
             }
             for (i, item) in selectors.iter().enumerate() {
-                selector::well_formed(Some(item), path.index(i), causes);
+                if !selector::is_readable(Some(item), path.index(i), causes) {
+                    causes.invalid(path.index(i), Value::Null, "invalid label selector.");
+                }
             }
         }
     }
@@ -126,7 +131,7 @@ impl Strategy for Bindings {
 
     fn validate_update(&self, new: &Value, old: &Value, causes: &mut FieldErrors) {
         if !read::same(new.at("roleRef"), old.at("roleRef")) {
-            causes.invalid("roleRef", new.at("roleRef").cloned().unwrap_or_default(), "cannot change roleRef");
+            causes.invalid("roleRef", internal::shown("rbac.RoleRef", new.at("roleRef")), "cannot change roleRef");
         }
     }
 
@@ -202,6 +207,14 @@ mod tests {
         let mut causes = FieldErrors::default();
         strategy.validate(object, &mut causes);
         causes.0.iter().map(|c| c.text()).collect()
+    }
+
+    #[test]
+    fn a_selector_that_is_none_is_told_of_twice() {
+        let role = json!({"aggregationRule": {"clusterRoleSelectors": [{"matchLabels": {"a": "b"}}, {"matchLabels": {"a": "b d"}}]}});
+        let found = causes(&Roles { scope: Scope::Cluster }, &role);
+        assert!(found[0].starts_with("aggregationRule.clusterRoleSelectors[1].matchLabels: Invalid value: \"b d\""), "{found:?}");
+        assert_eq!(found[1..], ["aggregationRule.clusterRoleSelectors[1]: Invalid value: null: invalid label selector."]);
     }
 
     #[test]

@@ -9,6 +9,7 @@ use serde_json::Value;
 use crate::{
     common::{self, Path, Read, edit, name_rules, read, resources, selector, table, unchanged, well_formed},
     pod,
+    schema::internal,
 };
 
 const SCHEDULING: Path<'static> = Path::new("scheduling");
@@ -83,7 +84,7 @@ fn tolerations(tolerations: &[Value], path: Path<'_>, causes: &mut FieldErrors) 
     let mut seen = HashSet::new();
     for (i, toleration) in tolerations.iter().enumerate() {
         if !seen.insert(["key", "operator", "value", "effect"].map(|field| toleration.text(field))) {
-            causes.duplicate(path.index(i), toleration.clone());
+            causes.duplicate(path.index(i), internal::shown("core.Toleration", Some(toleration)));
         }
     }
 }

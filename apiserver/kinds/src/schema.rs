@@ -2,6 +2,7 @@
 
 #[cfg(test)]
 mod golden;
+pub mod internal;
 
 use apiserver::schema::{Schema, Tables};
 

@@ -43,16 +43,18 @@ impl Strategy for Secrets {
         edit::default_text(new, "type", &kept);
     }
 
-    fn validate(&self, object: &Value, causes: &mut FieldErrors) {
+    fn validate_create(&self, object: &Value, causes: &mut FieldErrors) {
         if bytes_map(object, "data", causes) > SIZE_MAX {
             causes.too_long("data", SIZE_MAX);
         }
         required(object, causes);
     }
 
+    /// What has changed comes first.
     fn validate_update(&self, new: &Value, old: &Value, causes: &mut FieldErrors) {
         common::unchanged(new.at("type"), old.at("type"), Path::new("type"), causes);
         immutable(new, old, &["data"], causes);
+        self.validate_create(new, causes);
     }
 
     fn warnings(&self, new: &Value, _old: Option<&Value>) -> Vec<String> {
@@ -140,7 +142,7 @@ mod tests {
 
     fn fields(object: &Value) -> Vec<String> {
         let mut causes = FieldErrors::default();
-        Secrets.validate(object, &mut causes);
+        Secrets.validate_create(object, &mut causes);
         causes.0.into_iter().map(|c| c.field).collect()
     }
 
@@ -179,6 +181,13 @@ mod tests {
         let mut causes = FieldErrors::default();
         Secrets.validate_update(&new, &old, &mut causes);
         assert_eq!(causes.0[0].text(), r#"type: Invalid value: "Opaque": field is immutable"#);
+    }
+
+    #[test]
+    fn what_has_changed_is_told_first() {
+        let mut causes = FieldErrors::default();
+        Secrets.validate_update(&json!({"type": "kubernetes.io/tls"}), &json!({"type": "Opaque"}), &mut causes);
+        assert_eq!(causes.0.into_iter().map(|c| c.field).collect::<Vec<_>>(), ["type", "data[tls.crt]", "data[tls.key]"]);
     }
 
     #[test]

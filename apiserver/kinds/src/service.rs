@@ -29,6 +29,7 @@ mod allocate;
 mod allocation;
 mod bitmap;
 mod cells;
+mod cluster_ips;
 mod defaults;
 mod node_ports;
 mod objects;
@@ -107,11 +108,12 @@ impl Strategy for Services {
         apiserver::names::label_error(name)
     }
 
-    fn validate(&self, object: &Value, causes: &mut FieldErrors) {
-        validate::service(object, self.family, causes);
+    fn validate_create(&self, object: &Value, causes: &mut FieldErrors) {
+        validate::new(object, self.family, causes);
     }
 
     fn validate_update(&self, new: &Value, old: &Value, causes: &mut FieldErrors) {
+        validate::changed(new, self.family, causes);
         validate_update::service(new, old, causes);
     }
 

@@ -65,7 +65,10 @@ async fn answer(ctx: &Ctx<'_>, object: Value) -> Result<Arc<Object>, Status> {
     refuse_invalid(ctx.kind, meta::text(&object, "name"), &causes)?;
     admit::validate(ctx, Some(&object), None).await?;
     let mut reply = ctx.kind.strategy.answer(ctx, object).await?;
-    ctx.kind.schema.complete(&mut reply);
+    // A Status is none of the kind's objects.
+    if reply.get("kind").and_then(Value::as_str) == Some(&*ctx.kind.kind) {
+        ctx.kind.schema.complete(&mut reply);
+    }
     Ok(form::loose(Key::default(), &reply))
 }
 

@@ -211,6 +211,20 @@ fn one(converted: Vec<Value>) -> Result<Value, Status> {
     converted.into_iter().next().ok_or_else(|| Status::internal("a conversion gave nothing"))
 }
 
+/// The metadata where it is shown without the rest; `left_out` are [`crate::kind::Strategy::annotations_of_fields`].
+pub(crate) fn metadata_alone(object: &Value, left_out: &[&str]) -> Value {
+    let mut metadata = object.get("metadata").cloned().unwrap_or_else(|| Value::Object(Default::default()));
+    if let Some(annotations) = metadata.get_mut("annotations").and_then(Value::as_object_mut).filter(|_| !left_out.is_empty()) {
+        annotations.retain(|key, _| !left_out.contains(&key.as_str()));
+        if annotations.is_empty()
+            && let Some(metadata) = metadata.as_object_mut()
+        {
+            metadata.shift_remove("annotations");
+        }
+    }
+    metadata
+}
+
 /// Written out as [`typed_as`] orders it, without a copy of the object.
 fn stored(kind: &Kind, value: &Value) -> Bytes {
     let Value::Object(map) = value else { return bytes(value) };
@@ -306,5 +320,20 @@ pub(crate) fn store_error(error: store::Error) -> Status {
             Status::timeout(error.to_string())
         }
         error => Status::internal(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn metadata_alone_lacks_what_is_kept_in_fields() {
+        let object = json!({"metadata": {"name": "n", "annotations": {"a": "b", "c": "d"}}, "spec": {}});
+        assert_eq!(metadata_alone(&object, &[]), object["metadata"]);
+        assert_eq!(metadata_alone(&object, &["a"]), json!({"name": "n", "annotations": {"c": "d"}}));
+        assert_eq!(metadata_alone(&object, &["a", "c"]), json!({"name": "n"}));
     }
 }

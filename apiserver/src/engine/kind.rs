@@ -384,6 +384,11 @@ pub trait Strategy: Send + Sync {
         None
     }
 
+    /// Annotations that upstream's internal type keeps in fields of its own: metadata that is shown alone is that type's, and lacks them.
+    fn annotations_of_fields(&self) -> &'static [&'static str] {
+        &[]
+    }
+
     /// Parts of the metadata whose changes make a generation, too.
     fn counted_metadata(&self) -> &'static [&'static str] {
         &[]

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use api::{
     field_errors::FieldErrors,
     k8s::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
-    selector,
+    name_rules, selector,
     time::{Timestamp, rfc3339},
 };
 use rand::Rng;
@@ -247,6 +247,11 @@ fn validate_owners(owners: &[OwnerReference], causes: &mut FieldErrors) {
                 causes.invalid(format!("{at}.{name}"), value.as_str(), "must not be empty");
             }
         }
+        if name_rules::is_banned_owner(&owner.api_version, &owner.kind) {
+            let (group, version) = owner.api_version.split_once('/').unwrap_or(("", &owner.api_version));
+            let why = format!("{group}/{version}, Kind={} is disallowed from being an owner", owner.kind);
+            causes.invalid(at, as_go_writes(owner), &why);
+        }
         if owner.controller != Some(true) {
             continue;
         }
@@ -257,11 +262,22 @@ fn validate_owners(owners: &[OwnerReference], causes: &mut FieldErrors) {
                 return;
             }
             let why = format!("Only one reference can have Controller set to true. Found \"true\" in references for {first} and {this}");
-            causes.invalid(at, serde_json::to_value(owners).unwrap_or_default(), &why);
+            causes.invalid(at, owners.iter().map(as_go_writes).collect::<Value>(), &why);
         } else {
             controller = Some(this);
         }
     }
+}
+
+/// Its fields in the order of the type there.
+fn as_go_writes(owner: &OwnerReference) -> Value {
+    let mut out = json!({"apiVersion": owner.api_version, "kind": owner.kind, "name": owner.name, "uid": owner.uid});
+    for (name, value) in [("controller", owner.controller), ("blockOwnerDeletion", owner.block_owner_deletion)] {
+        if let Some(value) = value {
+            out[name] = value.into();
+        }
+    }
+    out
 }
 
 fn validate_finalizers(meta: &ObjectMeta, causes: &mut FieldErrors) {
@@ -299,5 +315,34 @@ fn qualified(key: &str, at: &str, shown: &str, causes: &mut FieldErrors) {
     }
     if !selector::is_label_key(name.get(..name.len().min(63)).unwrap_or(name)) {
         causes.invalid(at, shown, selector::LABEL_KEY_RULE);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn owner(kind: &str, controller: Option<bool>) -> OwnerReference {
+        OwnerReference {
+            api_version: "v1".into(),
+            kind: kind.into(),
+            name: "n".into(),
+            uid: "u".into(),
+            controller,
+            block_owner_deletion: None,
+        }
+    }
+
+    #[test]
+    fn owners_are_shown_in_the_order_of_their_type() {
+        let texts = |owners: &[OwnerReference]| {
+            let mut causes = FieldErrors::default();
+            validate_owners(owners, &mut causes);
+            causes.0.iter().map(|cause| cause.text()).collect::<Vec<_>>()
+        };
+        let one = r#"{"apiVersion":"v1","kind":"A","name":"n","uid":"u","controller":true}"#;
+        let why = r#"Only one reference can have Controller set to true. Found "true" in references for A/n and A/n"#;
+        let two = [owner("A", Some(true)), owner("A", Some(true))];
+        assert_eq!(texts(&two), [format!("metadata.ownerReferences: Invalid value: [{one},{one}]: {why}")]);
     }
 }

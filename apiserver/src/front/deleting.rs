@@ -23,6 +23,7 @@ use crate::{
         registry::Served,
     },
     identity::Operation,
+    kind::Kind,
     pace::{TURN_BYTES_MAX, Turn},
     parse,
 };
@@ -38,9 +39,7 @@ impl Call {
         let output = self.output(served)?;
         let (value, dry_run) = self.delete_options(served, body).await?;
         let options = Options::read(&value)?;
-        if options.policy.is_none() && options.orphan_dependents.is_none() {
-            self.notes.warn(kind.strategy.deletion_warning().map(str::to_owned).into_iter().collect());
-        }
+        self.warn_of_deletion(kind, &options);
         let ctx = self.ctx(served, Operation::Delete, &self.info.name, &value, dry_run);
         let deleted = Box::pin(delete::delete(&ctx, &options)).await?;
         // 202 is for old clients that asked for a cascade in the old way.
@@ -52,10 +51,18 @@ impl Call {
         Ok(render::encoded(&kind.schema, output.format, code, &self.success(served, &deleted)))
     }
 
+    /// What the kind says to who does not say what becomes of dependents.
+    fn warn_of_deletion(&self, kind: &Kind, options: &Options) {
+        if options.policy.is_none() && options.orphan_dependents.is_none() {
+            self.notes.warn(kind.strategy.deletion_warning().map(str::to_owned).into_iter().collect());
+        }
+    }
+
     pub(super) async fn delete_collection(&self, served: &Served, body: Body) -> Result<Response, Status> {
         let output = self.output(served)?;
         let (value, dry_run) = self.delete_options(served, body).await?;
         let options = Options::read(&value)?;
+        self.warn_of_deletion(&served.kind, &options);
         let wanted = ListOptions::read(&self.query, &self.info, served)?;
         let listed = list::list(&self.engine, served, &wanted.selection, &wanted.when, wanted.limit).await?;
         let objects = listed.objects.clone();
@@ -106,24 +113,17 @@ impl Call {
         };
         let in_query = WriteOptions::read(&self.query, "DeleteOptions")?.dry_run;
         let dry_run: Vec<&str> = value.get("dryRun").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).collect();
-        if dry_run.iter().any(|word| *word != "All") {
-            let mut causes = api::field_errors::FieldErrors::default();
-            causes.not_supported("dryRun", json!(dry_run), &["All"]);
-            return Err(Status::invalid(&api::Gvk::new("meta.k8s.io", "v1", "DeleteOptions"), "", &causes));
-        }
+        Status::known_dry_run(&dry_run)?;
         let in_body = !dry_run.is_empty();
         Ok((value, in_body || in_query))
     }
 
     fn options_body(&self, served: &Served, body: &[u8]) -> Result<Value, Status> {
-        // Of a collection the decoder's words are told as they are.
-        let unrecognized = |why: String| match self.info.verb.as_str() {
-            "deletecollection" => Status::bad_request(format!("couldn't get version/kind; json parse error: {why}")),
-            _ => parse::unrecognized("DeleteOptions", &why, body),
-        };
+        // Told of as it is, and not as of bodies of other kinds.
+        let undecoded = |why: String| Status::bad_request(parse::undecoded(&why));
         let parsed = match negotiate::input(&self.parts.headers)? {
-            Input::Json => parse::json(body).map_err(unrecognized),
-            Input::Yaml => parse::yaml(body).map_err(unrecognized),
+            Input::Json => parse::json(body).map_err(undecoded),
+            Input::Yaml => parse::yaml(body).map_err(undecoded),
             Input::Protobuf => served.kind.schema.protobuf("DeleteOptions", body),
         };
         let value = parsed?.value;

@@ -50,8 +50,8 @@ pub(crate) fn read(headers: &HeaderMap, query: &Query, schema: &Schema, body: &[
     let parsed = parse::json(body).map_err(|why| Status::bad_request(format!("error decoding patch: {why}")))?;
     let patch = match media_type.as_str() {
         "application/json-patch+json" => Patch::Json(operations::read(parsed.value)?),
-        "application/merge-patch+json" => Patch::Merge(map(parsed.value)?),
-        _ => Patch::Strategic(map(parsed.value)?),
+        "application/merge-patch+json" => Patch::Merge(map(parsed.value, "error decoding patch: ")?),
+        _ => Patch::Strategic(map(parsed.value, "")?),
     };
     Ok((patch, parsed.duplicates))
 }
@@ -102,7 +102,7 @@ pub(crate) fn is_apply(headers: &HeaderMap) -> bool {
 /// Most send JSON, which is YAML.
 fn configuration(body: &[u8], query: &Query) -> Result<(Patch, Vec<String>), Status> {
     let refused = |why: String| Status::bad_request(format!("error decoding YAML: {why}"));
-    let parsed = parse::json(body).or_else(|_| parse::yaml(first_document(body))).map_err(refused)?;
+    let parsed = parse::json(body).or_else(|_| parse::yaml(body)).map_err(refused)?;
     let value = match parsed.value {
         Value::Null => Value::Object(serde_json::Map::new()),
         Value::Object(map) => Value::Object(map),
@@ -115,30 +115,15 @@ fn configuration(body: &[u8], query: &Query) -> Result<(Patch, Vec<String>), Sta
     Ok((Patch::Apply(Configuration { value, is_forced: query.flag("force") }), parsed.duplicates))
 }
 
-/// Of several documents the first counts.
-fn first_document(body: &[u8]) -> &[u8] {
-    let is_blank = |text: &[u8]| {
-        text.split(|byte| *byte == b'\n').all(|line| line.trim_ascii().is_empty() || line.trim_ascii_start().starts_with(b"#"))
-    };
-    let mut at = 0;
-    for line in body.split_inclusive(|byte| *byte == b'\n') {
-        let is_mark = line.strip_prefix(b"---").is_some_and(|rest| rest.first().is_none_or(u8::is_ascii_whitespace));
-        if is_mark && !is_blank(&body[..at]) {
-            return &body[..at];
-        }
-        at += line.len();
-    }
-    body
-}
-
-fn map(value: Value) -> Result<Value, Status> {
+/// `refused` comes before what is wrong.
+fn map(value: Value, refused: &str) -> Result<Value, Status> {
     match value {
         Value::Object(_) => Ok(value),
         Value::Null => Err(Status::bad_request("Invalid JSON Patch")),
         other => {
             let word = crate::schema::word(&other);
             let why = format!("json: cannot unmarshal {word} into Go value of type map[string]interface {{}}");
-            Err(Status::bad_request(format!("error decoding patch: {why}")))
+            Err(Status::bad_request(format!("{refused}{why}")))
         }
     }
 }
@@ -171,15 +156,6 @@ mod tests {
         let gone = old.keys().filter(|key| !new.contains_key(*key)).map(|key| (key.clone(), Value::Null));
         let there = new.iter().map(|(key, value)| (key.clone(), old.get(key).map_or(value.clone(), |was| difference(was, value))));
         Value::Object(gone.chain(there).collect())
-    }
-
-    #[test]
-    fn the_first_document_is_applied() {
-        let first = |text: &'static str| std::str::from_utf8(first_document(text.as_bytes())).unwrap();
-        assert_eq!(first("a: 1\n---\nb: 1\n"), "a: 1\n");
-        assert_eq!(first("---\na: 1\n--- \nb: 1\n"), "---\na: 1\n");
-        assert_eq!(first("# x\n\n---\na: ---\n---b: 1\n"), "# x\n\n---\na: ---\n---b: 1\n");
-        assert_eq!(first(""), "");
     }
 
     proptest! {

@@ -192,7 +192,7 @@ impl Pieces {
 
     fn put(&self, object: &Object, out: &mut BytesMut) {
         if let (Format::Json, Transform::Partial { version, .. }) = (self.output.format, &self.output.transform)
-            && render::put_partial(version, object, object.rev, out)
+            && render::put_partial(&self.served.kind, version, object, object.rev, out)
         {
             return;
         }

@@ -98,9 +98,9 @@ fn put_message(served: &Served, transform: &Transform, object: &Object, rev: Rev
         form::put_at(served, object, rev, &mut json);
         return served.kind.schema.put_message(&json, out);
     };
-    if !object.put_metadata_at(rev, &mut json) {
-        let value = form::value_at(served, object, rev);
-        json.put_slice(value.get("metadata").map(Value::to_string).unwrap_or_default().as_bytes());
+    let left_out = served.kind.strategy.annotations_of_fields();
+    if !left_out.is_empty() || !object.put_metadata_at(rev, &mut json) {
+        json.put_slice(form::metadata_alone(&form::value_at(served, object, rev), left_out).to_string().as_bytes());
     }
     served.kind.schema.put_meta("ObjectMeta", &json, FIRST, out)
 }

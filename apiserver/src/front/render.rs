@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     body::{Response, full},
-    engine::Object,
+    engine::{Object, form},
     kind::Kind,
     schema::Schema,
     wire,
@@ -78,7 +78,7 @@ pub(crate) fn object(kind: &Kind, output: &Output, code: StatusCode, bytes: Byte
 pub(crate) fn transformed(kind: &Kind, transform: &Transform, object: Value, headers: Headers, now: Timestamp) -> Value {
     match transform {
         Transform::Plain => object,
-        Transform::Partial { version, .. } => partial(version, &object),
+        Transform::Partial { version, .. } => partial(kind, version, &object),
         Transform::Table { version, include } => {
             let rev = object.pointer("/metadata/resourceVersion").filter(|rev| !rev.is_null());
             let meta = rev.map_or_else(|| json!({}), |rev| json!({"resourceVersion": rev}));
@@ -91,7 +91,7 @@ pub(crate) fn transformed(kind: &Kind, transform: &Transform, object: Value, hea
 pub(crate) fn item(kind: &Kind, transform: &Transform, object: Value, now: Timestamp) -> Value {
     match transform {
         Transform::Plain => object,
-        Transform::Partial { version, .. } => partial(version, &object),
+        Transform::Partial { version, .. } => partial(kind, version, &object),
         Transform::Table { version, include } => row(kind, version, *include, object, now),
     }
 }
@@ -119,9 +119,9 @@ pub(crate) fn encoded(schema: &Schema, format: Format, code: StatusCode, value: 
 }
 
 /// The metadata of a cached object, cut out of its bytes. Metadata is the same in all forms of a kind.
-pub(crate) fn partial_bytes(version: &str, object: &Object, rev: u64) -> Option<Bytes> {
+pub(crate) fn partial_bytes(kind: &Kind, version: &str, object: &Object, rev: u64) -> Option<Bytes> {
     let mut out = BytesMut::with_capacity(1024);
-    put_partial(version, object, rev, &mut out).then(|| out.freeze())
+    put_partial(kind, version, object, rev, &mut out).then(|| out.freeze())
 }
 
 /// All of a list that comes before its items, as JSON.
@@ -132,8 +132,11 @@ pub(crate) fn list_head(kind: &str, api_version: &str, meta: &ListMeta) -> Strin
     text
 }
 
-/// Writes the metadata of a cached object, cut out of its bytes. False: it could not be found, and nothing was written.
-pub(crate) fn put_partial(version: &str, object: &Object, rev: u64, out: &mut BytesMut) -> bool {
+/// Writes the metadata of a cached object, cut out of its bytes. False: it could not be found, or not as it stands there, and nothing was written.
+pub(crate) fn put_partial(kind: &Kind, version: &str, object: &Object, rev: u64, out: &mut BytesMut) -> bool {
+    if !kind.strategy.annotations_of_fields().is_empty() {
+        return false;
+    }
     let before = out.len();
     out.put_slice(b"{\"kind\":\"PartialObjectMetadata\",\"apiVersion\":\"meta.k8s.io/");
     out.put_slice(version.as_bytes());
@@ -153,8 +156,8 @@ fn line(json: Bytes) -> Bytes {
     out.freeze()
 }
 
-fn partial(version: &str, object: &Value) -> Value {
-    let metadata = object.get("metadata").cloned().unwrap_or_else(|| json!({}));
+fn partial(kind: &Kind, version: &str, object: &Value) -> Value {
+    let metadata = form::metadata_alone(object, kind.strategy.annotations_of_fields());
     json!({"kind": "PartialObjectMetadata", "apiVersion": format!("meta.k8s.io/{version}"), "metadata": metadata})
 }
 
@@ -179,7 +182,7 @@ fn row(kind: &Kind, version: &str, include: Include, object: Value, now: Timesta
     let conditions = kind.strategy.row_conditions(&object);
     let shown = match include {
         Include::None => Value::Null,
-        Include::Metadata => partial(version, &object),
+        Include::Metadata => partial(kind, version, &object),
         Include::Object => object,
     };
     let mut row = json!({"cells": cells});

@@ -472,7 +472,7 @@ impl Watcher {
             return put_frame(out, word, |out| form::put_at(&self.served, object, rev, out));
         }
         if let Transform::Partial { version, .. } = &self.transform
-            && let Some(partial) = render::partial_bytes(version, object, rev)
+            && let Some(partial) = render::partial_bytes(&self.served.kind, version, object, rev)
         {
             self.turn.took(partial.len());
             return put_frame(out, word, |out| out.put(partial));

@@ -30,7 +30,7 @@ use crate::{
     kind::{Action, Handler, Kind, ScalePaths, Subresource},
     lane::Weight,
     parse::{self, Parsed},
-    schema::{FieldValidation, Schema},
+    schema::{self, FieldValidation, Schema},
     smp,
 };
 
@@ -129,7 +129,8 @@ impl Call {
             if scale.is_none() {
                 let gvk = kind.gvk();
                 managed_fields::keep_reset(value);
-                parse::name_kind(&kind.schema, &gvk, value, body)?;
+                let named = parse::name_kind(&kind.schema, &gvk, value, body);
+                named.map_err(|status| renamed_by_patch(&patch, kind, value, status))?;
                 // What is applied has been held against the schema already.
                 let mode = if is_apply && duplicates.is_empty() { FieldValidation::Ignore } else { options.validation };
                 let texts = kind.schema.check(&gvk, value, &duplicates, mode);
@@ -172,13 +173,15 @@ impl Call {
         body: &Bytes,
     ) -> Result<Response, Status> {
         let options = WriteOptions::read(&self.query, "CreateOptions")?;
-        let Parsed { value: mut object, duplicates } = parse_as(&sub.schema, &sub.body, input, body)?;
+        let mut parsed = parse_as(&sub.schema, &sub.body, input, body)?;
+        let object = &mut parsed.value;
         if object.get("apiVersion").and_then(Value::as_str).is_some_and(|version| action.accepts(version)) {
             object["apiVersion"] = sub.body.api_version().into();
         }
-        parse::name_kind(&sub.schema, &sub.body, &mut object, body)?;
-        self.tell_sent(&object);
-        self.notes.warn(sub.schema.check(&sub.body, &mut object, &duplicates, options.validation)?);
+        parse::name_kind(&sub.schema, &sub.body, object, body)?;
+        self.tell_sent(object);
+        self.notes.warn(checked(&sub.schema, &sub.body, &mut parsed, options.validation)?);
+        let mut object = parsed.value;
         meta::typed(&object).map_err(|why| Status::bad_request(format!("{}: {why}", sub.body.kind)))?;
         meta::of(&mut object).retain(|_, value| !value.is_null());
         self.put_namespace(&mut object)?;
@@ -209,8 +212,7 @@ impl Call {
         parse::name_kind(schema, gvk, &mut parsed.value, body)?;
         managed_fields::keep_reset(&mut parsed.value);
         self.tell_sent(&parsed.value);
-        let texts = schema.check(gvk, &mut parsed.value, &parsed.duplicates, options.validation)?;
-        self.notes.warn(texts);
+        self.notes.warn(checked(schema, gvk, &mut parsed, options.validation)?);
         Ok(parsed.value)
     }
 
@@ -268,14 +270,43 @@ impl Call {
     }
 }
 
+/// [`Schema::check`] of a body. Keys that stand twice in YAML its reader tells of, and no schema.
+fn checked(schema: &Schema, gvk: &Gvk, parsed: &mut Parsed, mode: FieldValidation) -> Result<Vec<String>, Status> {
+    if parsed.lines.is_empty() {
+        return schema.check(gvk, &mut parsed.value, &parsed.duplicates, mode);
+    }
+    let unknown = schema.check(gvk, &mut parsed.value, &[], FieldValidation::Warn)?;
+    let lines = match mode {
+        FieldValidation::Strict => vec![format!("yaml: unmarshal errors:\n  {}", parsed.lines.join("\n  "))],
+        FieldValidation::Warn | FieldValidation::Ignore => parsed.lines.clone(),
+    };
+    schema::strict(gvk, lines.into_iter().chain(unknown).collect(), mode)
+}
+
+/// A patch makes an object of another kind of it: what comes of patches by JSON is decoded as what it says it is, and then is not what was to come.
+fn renamed_by_patch(patch: &Patch, kind: &Kind, patched: &mut Value, status: Status) -> Status {
+    if !matches!(patch, Patch::Json(_) | Patch::Merge(_)) {
+        return status;
+    }
+    let shown = patched.clone();
+    let text = |field: &str| shown.get(field).and_then(Value::as_str).unwrap_or_default();
+    let gvk = kind.gvk();
+    let mistyped = kind.schema.mistyped_as(&gvk, text("apiVersion"), text("kind"), patched);
+    refused_patch(patch, kind, &shown, mistyped.unwrap_or(status))
+}
+
 /// What a patch leads to is no object of its kind: 422 for what would be a 400 elsewhere.
 fn refused_patch(patch: &Patch, kind: &Kind, patched: &Value, status: Status) -> Status {
     let shown = match patch {
         Patch::Strategic(patch) => smp::shown(patch),
         Patch::Json(_) | Patch::Merge(_) | Patch::Apply(_) => patched.to_string(),
     };
-    let why =
-        status.message.split_once(&format!(" cannot be handled as a {}: ", kind.kind)).map_or(status.message.as_str(), |(_, why)| why);
+    let told = status.message.split_once(&format!(" cannot be handled as a {}: ", kind.kind));
+    let restored = match patch {
+        Patch::Strategic(_) => kind.schema.structure().and_then(|structure| structure.unrestorable(patched)),
+        Patch::Json(_) | Patch::Merge(_) | Patch::Apply(_) => None,
+    };
+    let why = restored.as_deref().unwrap_or(told.map_or(status.message.as_str(), |(_, why)| why));
     let mut causes = FieldErrors::default();
     causes.invalid("patch", shown, why);
     Status::invalid(&Gvk::new("", "", ""), "", &causes)

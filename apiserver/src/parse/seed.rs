@@ -17,7 +17,7 @@ const DUPLICATES_BYTES_MAX: usize = 1 << 20;
 pub fn read<'de, D: Deserializer<'de>>(reader: D) -> Result<Parsed, D::Error> {
     let (duplicates, objects) = (RefCell::default(), Cell::new(0));
     let value = Seed { at: &Place::Root, depth: 0, objects: &objects, duplicates: &duplicates }.deserialize(reader)?;
-    Ok(Parsed { value, duplicates: duplicates.into_inner().paths })
+    Ok(Parsed { value, duplicates: duplicates.into_inner().paths, lines: Vec::new() })
 }
 
 #[derive(Default)]

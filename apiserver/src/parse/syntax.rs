@@ -7,6 +7,30 @@ pub fn complaint(data: &[u8]) -> Option<String> {
     Scan { data, at: 0, open: Vec::new() }.document().err()
 }
 
+/// The same JSON with `\ufffd` for each half of a surrogate pair that stands alone; `None` where there is none.
+pub fn without_lone_surrogates(text: &str) -> Option<String> {
+    let unit = |at: usize| {
+        let digits = text.get(at..at + 6)?.strip_prefix("\\u")?;
+        digits.bytes().all(|b| b.is_ascii_hexdigit()).then(|| u16::from_str_radix(digits, 16).ok()).flatten()
+    };
+    let (mut out, mut at, mut kept) = (String::new(), 0, 0);
+    while let Some(next) = text.get(at..).and_then(|rest| rest.find('\\')) {
+        at += next;
+        match (unit(at), unit(at + 6)) {
+            (Some(0xd800..=0xdbff), Some(0xdc00..=0xdfff)) => at += 12,
+            (Some(0xd800..=0xdfff), _) => {
+                out += text.get(kept..at)?;
+                out += "\\ufffd";
+                at += 6;
+                kept = at;
+            }
+            // What is escaped is no escape.
+            _ => at += 2,
+        }
+    }
+    (kept > 0).then(|| out + text.get(kept..).unwrap_or_default())
+}
+
 struct Scan<'a> {
     data: &'a [u8],
     at: usize,

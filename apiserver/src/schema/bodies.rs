@@ -68,6 +68,12 @@ impl Schema {
         }
     }
 
+    /// Why an object is none of another kind, decoded as which its types are wrong; `None` where they are not, or where there is no such kind.
+    pub(crate) fn mistyped_as(&self, gvk: &Gvk, api_version: &str, kind: &str, object: &mut Value) -> Option<Status> {
+        let structure = self.tables()?.structure_of(api_version, kind)?;
+        check(&structure, gvk, object, &[], FieldValidation::Ignore).err()
+    }
+
     /// Whether there is another kind of this name; upstream's scheme has the built-in ones alone.
     pub(crate) fn knows(&self, api_version: &str, kind: &str) -> bool {
         match self {

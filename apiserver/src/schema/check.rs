@@ -185,9 +185,9 @@ impl Walk<'_> {
                 self.mismatch(&what, typ, at);
             }
             (Type::Bytes, Value::String(text)) => self.fail(go::base64_error(text)),
-            (Type::Time | Type::MicroTime, _) => self.time(typ, value),
+            (Type::Time | Type::MicroTime, _) => self.time(typ, value, at),
             (Type::Quantity, _) => self.quantity(value),
-            (Type::IntOrString, _) => self.int_or_string(value),
+            (Type::IntOrString, _) => self.int_or_string(value, at),
             _ => self.mismatch(go::word(value), typ, at),
         }
     }
@@ -265,7 +265,11 @@ impl Walk<'_> {
     }
 
     fn mismatch(&mut self, what: &str, typ: Type, at: &Place<'_>) {
-        let wanted = go::type_name(self.table, typ);
+        self.no(what, &go::type_name(self.table, typ), at);
+    }
+
+    /// Go's decoder tells of the field too where a type reads itself (`addErrorContext`).
+    fn no(&mut self, what: &str, wanted: &str, at: &Place<'_>) {
         let words = match at.go_field() {
             Some(field) => format!("json: cannot unmarshal {what} into Go struct field {field} of type {wanted}"),
             None => format!("json: cannot unmarshal {what} into Go value of type {wanted}"),
@@ -279,11 +283,11 @@ impl Walk<'_> {
         }
     }
 
-    fn time(&mut self, typ: Type, value: &Value) {
+    fn time(&mut self, typ: Type, value: &Value, at: &Place<'_>) {
         let layout = if typ == Type::MicroTime { "2006-01-02T15:04:05.000000Z07:00" } else { "2006-01-02T15:04:05Z07:00" };
         match value {
             Value::String(text) => self.fail(go::time_error(text, layout)),
-            other => self.fail(Some(format!("json: cannot unmarshal {} into Go value of type string", go::word(other)))),
+            other => self.no(go::word(other), "string", at),
         }
     }
 
@@ -303,14 +307,14 @@ impl Walk<'_> {
         }
     }
 
-    fn int_or_string(&mut self, value: &Value) {
+    fn int_or_string(&mut self, value: &Value, at: &Place<'_>) {
         let what = match value {
             Value::String(_) => return,
             Value::Number(n) if n.as_i64().is_some_and(|n| i32::try_from(n).is_ok()) => return,
             Value::Number(n) => format!("number {n}"),
             other => go::word(other).to_owned(),
         };
-        self.fail(Some(format!("json: cannot unmarshal {what} into Go value of type int32")));
+        self.no(&what, "int32", at);
     }
 }
 
@@ -400,9 +404,12 @@ mod tests {
                 json!({"metadata": {"labels": {"a": true}}}),
                 "json: cannot unmarshal bool into Go struct field Meta.metadata.labels of type string",
             ),
-            (json!({"metadata": {"creationTimestamp": 5}}), "json: cannot unmarshal number into Go value of type string"),
+            (
+                json!({"metadata": {"creationTimestamp": 5}}),
+                "json: cannot unmarshal number into Go struct field Meta.metadata.creationTimestamp of type string",
+            ),
             (json!({"spec": {"limits": {"cpu": "x"}}}), api::quantity::RULE),
-            (json!({"spec": {"port": {}}}), "json: cannot unmarshal object into Go value of type int32"),
+            (json!({"spec": {"port": {}}}), "json: cannot unmarshal object into Go struct field PodSpec.spec.port of type int32"),
             (json!({"spec": {"data": "!"}}), "illegal base64 data at input byte 0"),
         ];
         for (mut object, words) in table {

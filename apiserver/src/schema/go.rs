@@ -59,10 +59,13 @@ pub fn base64_error(text: &str) -> Option<String> {
     Some(format!("illegal base64 data at input byte {at}"))
 }
 
-/// Why `text` is no time (`time.Parse` by RFC 3339).
+/// What `RFC3339Micro` has beyond RFC 3339.
+const MICROSECONDS: &str = ".000000";
+
+/// Why `text` is no time (`time.Parse` by RFC 3339). A layout with a fraction wants as many digits; else there may be one of any length.
 pub fn time_error(text: &str, layout: &str) -> Option<String> {
     let mut rest = text;
-    let parts: [(&str, usize); 12] = [
+    let parts: [(&str, usize); 13] = [
         ("2006", 4),
         ("-", 0),
         ("01", 2),
@@ -74,11 +77,15 @@ pub fn time_error(text: &str, layout: &str) -> Option<String> {
         ("04", 2),
         (":", 0),
         ("05", 2),
+        (MICROSECONDS, 8),
         ("Z07:00", 9),
     ];
+    let is_exact = layout.contains(MICROSECONDS);
     for (part, digits) in parts {
         let taken = match digits {
             0 => rest.strip_prefix(part),
+            8 if is_exact => micros(rest),
+            8 => Some(fraction(rest)),
             9 => zone(rest),
             n => rest.get(..n).filter(|d| d.bytes().all(|b| b.is_ascii_digit())).and_then(|_| rest.get(n..)),
         };
@@ -94,12 +101,23 @@ pub fn time_error(text: &str, layout: &str) -> Option<String> {
     }
 }
 
-/// Past a fraction of a second and the offset.
-fn zone(text: &str) -> Option<&str> {
-    let after = match text.strip_prefix(['.', ',']) {
-        Some(fraction) => fraction.trim_start_matches(|c: char| c.is_ascii_digit()),
-        None => text,
-    };
+/// Past a fraction of a second, if there is one.
+fn fraction(text: &str) -> &str {
+    match text.strip_prefix(['.', ',']) {
+        Some(digits) if digits.starts_with(|c: char| c.is_ascii_digit()) => digits.trim_start_matches(|c: char| c.is_ascii_digit()),
+        _ => text,
+    }
+}
+
+/// Past exactly six digits of one.
+fn micros(text: &str) -> Option<&str> {
+    let digits = text.strip_prefix(['.', ','])?;
+    let count = MICROSECONDS.len() - 1;
+    digits.get(..count).filter(|digits| digits.bytes().all(|b| b.is_ascii_digit())).and_then(|_| digits.get(count..))
+}
+
+/// Past the offset.
+fn zone(after: &str) -> Option<&str> {
     if let Some(rest) = after.strip_prefix('Z') {
         return Some(rest);
     }
@@ -137,6 +155,18 @@ mod tests {
         ];
         for (text, words) in table {
             assert_eq!(time_error(text, LAYOUT).as_deref(), words, "{text}");
+        }
+        const MICRO: &str = "2006-01-02T15:04:05.000000Z07:00";
+        let table = [
+            ("2024-01-02T03:04:05.123456Z", None),
+            ("2024-01-02T03:04:05.123456-01:30", None),
+            ("2024-01-02T03:04:05Z", Some(r#"cannot parse "Z" as ".000000""#)),
+            ("2024-01-02T03:04:05.123Z", Some(r#"cannot parse ".123Z" as ".000000""#)),
+            ("2024-01-02T03:04:05.123456789+02:00", Some(r#"cannot parse "789+02:00" as "Z07:00""#)),
+        ];
+        for (text, words) in table {
+            let wanted = words.map(|words| format!("parsing time {text:?} as {MICRO:?}: {words}"));
+            assert_eq!(time_error(text, MICRO), wanted, "{text}");
         }
     }
 

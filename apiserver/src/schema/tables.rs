@@ -56,7 +56,7 @@ impl Tables {
     /// 400 for what is no protobuf of a known kind. `expected` is the kind that was to come.
     pub fn protobuf(&self, expected: &str, body: &[u8]) -> Result<Parsed, Status> {
         match self.wire().read(self.table(), body) {
-            Ok(value) => Ok(Parsed { value, duplicates: Vec::new() }),
+            Ok(value) => Ok(Parsed { value, ..Parsed::default() }),
             Err(why) => {
                 let words = format!("the object provided is unrecognized (must be of type {expected}): {why}");
                 Err(Status::bad_request(words))
@@ -79,6 +79,12 @@ impl Tables {
     /// Writes protobuf of what is in the tables.
     pub fn writer(&self) -> &Writer {
         self.writer.get_or_init(|| Writer::new(self.table().clone(), self.wire().clone()))
+    }
+
+    /// The fields of the kind of this name.
+    pub fn structure_of(&self, api_version: &str, kind: &str) -> Option<Structure> {
+        let root = self.writer().definition(api_version, kind)?;
+        Some(Structure { table: self.table().clone(), root })
     }
 
     /// Whether there is a kind of this name.

@@ -98,6 +98,15 @@ impl Display for GoMap<'_> {
     }
 }
 
+/// A value that is no text as Go's `%s` prints it: `%!s(int64=5)`.
+pub fn go_text(value: &Value) -> String {
+    match value {
+        Value::Bool(_) | Value::Number(_) => format!("%!s({}={})", kind(value), Go(value)),
+        Value::Null => "%!s(<nil>)".into(),
+        other => go(other),
+    }
+}
+
 /// The Go type that JSON decodes into.
 pub fn kind(value: &Value) -> &'static str {
     match value {

@@ -160,6 +160,7 @@ fn bad_patches_are_refused_in_upstreams_words() {
         (json!({"containers": [1]}), 500, "list element types are not identical: [[map[name:a]] [1]]"),
         (json!({"containers": [{"name": "a", "$patch": "merge"}]}), 500, "merging lists cannot yet be specified in the patch"),
         (json!({"strategy": {"$patch": "x"}}), 500, "unknown patch type: x in map: map[$patch:x]"),
+        (json!({"strategy": {"$patch": 5}}), 500, "unknown patch type: %!s(int64=5) in map: map[$patch:5]"),
         (json!({"strategy": {"$retainKeys": ["rollingUpdate"], "type": "a"}}), 400, "invalid patch format of retainKeys"),
         (json!({"$setElementOrder/containers": {}}), 500, "expected a []interface {}, but received a map[string]interface {}"),
         (

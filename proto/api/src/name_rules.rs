@@ -15,6 +15,11 @@ const CONFIG_KEY: &str = "a valid config key must consist of alphanumeric charac
 const PERCENT: &str = "a valid percent string must be a numeric string followed by an ending '%' (e.g. '1%',  or '93%', regex used for validation is '[0-9]+%')";
 const HEADER: &str = "a valid HTTP header must consist of alphanumeric characters or '-' (e.g. 'X-Header-Name', regex used for validation is '[-A-Za-z0-9]+')";
 
+/// `BannedOwners` (`pkg/api/validation/objectmeta.go`): what is told of an object owns nothing.
+pub fn is_banned_owner(api_version: &str, kind: &str) -> bool {
+    (api_version, kind) == ("v1", "Event")
+}
+
 /// `IsDNS1123Label`
 pub fn dns_label(value: &str) -> Vec<String> {
     let mut errors = too_long(value, 63);
@@ -218,6 +223,12 @@ fn is_label_shaped(name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_told_of_an_object_owns_nothing() {
+        assert!(is_banned_owner("v1", "Event"));
+        assert!(!is_banned_owner("events.k8s.io/v1", "Event") && !is_banned_owner("v1", "Pod"));
+    }
 
     #[test]
     fn each_rule_says_what_is_wrong() {

@@ -3,6 +3,7 @@
 //! Grammar and messages: apimachinery `pkg/labels/selector.go` and `pkg/fields/selector.go`.
 
 mod matcher;
+mod parse;
 
 use std::{collections::BTreeMap, fmt};
 
@@ -49,21 +50,7 @@ impl Labels {
     /// # Errors
     /// What is wrong with the text, in words.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let mut parser = Parser { rest: text, text };
-        let mut requirements = Vec::new();
-        parser.space();
-        while !parser.rest.is_empty() {
-            requirements.push(parser.requirement()?);
-            parser.space();
-            if parser.rest.is_empty() {
-                break;
-            }
-            parser.expect(',')?;
-            parser.space();
-            if parser.rest.is_empty() {
-                return Err(parser.unexpected("identifier after ','"));
-            }
-        }
+        let mut requirements = parse::requirements(text)?;
         requirements.sort_by(|a, b| a.key.cmp(&b.key));
         Ok(Self(requirements))
     }
@@ -192,105 +179,6 @@ impl fmt::Display for Requirement {
             Op::Gt => write!(f, "{key}>{values}"),
             Op::Lt => write!(f, "{key}<{values}"),
         }
-    }
-}
-
-struct Parser<'a> {
-    rest: &'a str,
-    text: &'a str,
-}
-
-impl<'a> Parser<'a> {
-    fn requirement(&mut self) -> Result<Requirement, String> {
-        if self.eat("!") {
-            self.space();
-            let key = self.key()?;
-            return Ok(Requirement { key, op: Op::DoesNotExist, values: vec![] });
-        }
-        let key = self.key()?;
-        self.space();
-        for (sign, op) in [("!=", Op::NotIn), ("==", Op::In), ("=", Op::In), (">", Op::Gt), ("<", Op::Lt)] {
-            if self.eat(sign) {
-                self.space();
-                let value = self.word().to_owned();
-                return self.checked(Requirement { key, op, values: vec![value] });
-            }
-        }
-        for (word, op) in [("notin", Op::NotIn), ("in", Op::In)] {
-            if self.eat(word) {
-                self.space();
-                let values = self.set()?;
-                return self.checked(Requirement { key, op, values });
-            }
-        }
-        Ok(Requirement { key, op: Op::Exists, values: vec![] })
-    }
-
-    fn checked(&self, requirement: Requirement) -> Result<Requirement, String> {
-        let numeric = matches!(requirement.op, Op::Gt | Op::Lt);
-        for value in &requirement.values {
-            if numeric && value.parse::<i64>().is_err() {
-                return Err(format!(
-                    "values[0][{}]: Invalid value: {value:?}: for 'Gt', 'Lt' operators, the value must be an integer",
-                    requirement.key
-                ));
-            }
-            if !is_label_value(value) {
-                return Err(format!("values[0][{}]: Invalid value: {value:?}: {LABEL_VALUE_RULE}", requirement.key));
-            }
-        }
-        Ok(requirement)
-    }
-
-    fn set(&mut self) -> Result<Vec<String>, String> {
-        self.expect('(')?;
-        let mut values = Vec::new();
-        loop {
-            self.space();
-            values.push(self.word().to_owned());
-            self.space();
-            if self.eat(")") {
-                values.sort();
-                values.dedup();
-                return Ok(values);
-            }
-            self.expect(',')?;
-        }
-    }
-
-    fn key(&mut self) -> Result<String, String> {
-        let key = self.word().to_owned();
-        if key.is_empty() {
-            return Err(self.unexpected("identifier"));
-        }
-        if is_label_key(&key) { Ok(key) } else { Err(format!("key: Invalid value: {key:?}: {LABEL_KEY_RULE}")) }
-    }
-
-    fn word(&mut self) -> &'a str {
-        let end = self.rest.find(|c: char| "!=<>,() \t\n".contains(c)).unwrap_or(self.rest.len());
-        let (word, rest) = self.rest.split_at(end);
-        self.rest = rest;
-        word
-    }
-
-    fn eat(&mut self, what: &str) -> bool {
-        let rest = self.rest.strip_prefix(what);
-        self.rest = rest.unwrap_or(self.rest);
-        rest.is_some()
-    }
-
-    fn expect(&mut self, what: char) -> Result<(), String> {
-        if self.eat(what.encode_utf8(&mut [0; 4])) { Ok(()) } else { Err(self.unexpected(&format!("'{what}'"))) }
-    }
-
-    fn unexpected(&self, wanted: &str) -> String {
-        let found: String = self.rest.chars().take_while(|c| !c.is_whitespace()).collect();
-        let _ = self.text;
-        format!("unable to parse requirement: found '{found}', expected: {wanted}")
-    }
-
-    fn space(&mut self) {
-        self.rest = self.rest.trim_start();
     }
 }
 

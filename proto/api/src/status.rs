@@ -140,11 +140,27 @@ impl Status {
 
     /// Adds a cause to `details.causes`.
     pub fn cause(mut self, reason: &str, message: &str, field: &str) -> Self {
-        let cause = json!({"reason": reason, "message": message, "field": field});
+        let mut cause = json!({"reason": reason, "message": message});
+        if !field.is_empty() {
+            cause["field"] = field.into();
+        }
         if let Value::Array(list) = self.details.entry("causes").or_insert_with(|| json!([])) {
             list.push(cause);
         }
         self
+    }
+
+    /// `ValidateDeleteOptions`: the words of `dryRun`, of which there is one.
+    ///
+    /// # Errors
+    /// 422 for any other.
+    pub fn known_dry_run(words: &[&str]) -> Result<(), Self> {
+        if words.iter().all(|word| *word == "All") {
+            return Ok(());
+        }
+        let mut causes = FieldErrors::default();
+        causes.not_supported("dryRun", json!(words), &["All"]);
+        Err(Self::invalid(&Gvk::new("meta.k8s.io", "v1", "DeleteOptions"), "", &causes))
     }
 
     /// The `metav1.Status` object.

@@ -39,13 +39,26 @@ impl Pattern {
     }
 }
 
+/// What the crate says of an expression, and what Go's `regexp/syntax` says of it.
+const GO: [(&str, &str); 8] = [
+    ("unclosed group", "missing closing )"),
+    ("unopened group", "unexpected )"),
+    ("unclosed character class", "missing closing ]"),
+    ("invalid character class range, the start must be <= the end", "invalid character class range"),
+    ("unrecognized escape sequence", "invalid escape sequence"),
+    ("repetition operator missing expression", "missing argument to repetition operator"),
+    ("incomplete escape sequence, reached end of pattern prematurely", "trailing backslash at end of expression"),
+    ("unrecognized flag", "invalid or unsupported Perl syntax"),
+];
+
 fn told(text: &str, error: &regex::Error) -> String {
     match error {
         regex::Error::CompiledTooBig(_) => format!("error parsing regexp: expression too large: `{text}`"),
         other => {
             let why = other.to_string();
             let last = why.lines().last().unwrap_or_default().trim_start_matches("error: ");
-            format!("error parsing regexp: {last}: `{text}`")
+            let why = GO.iter().find(|(ours, _)| *ours == last).map_or(last, |(_, go)| go);
+            format!("error parsing regexp: {why}: `{text}`")
         }
     }
 }
@@ -137,6 +150,20 @@ fn quoted(chars: &mut std::iter::Peekable<std::str::Chars<'_>>, out: &mut String
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_no_expression_is_told_in_gos_words() {
+        for (text, wanted) in [
+            ("(", "missing closing )"),
+            (")", "unexpected )"),
+            ("[a", "missing closing ]"),
+            ("[b-a]", "invalid character class range"),
+            ("*", "missing argument to repetition operator"),
+            ("a\\", "trailing backslash at end of expression"),
+        ] {
+            assert_eq!(Pattern::new(text).unwrap_err(), format!("error parsing regexp: {wanted}: `{text}`"));
+        }
+    }
 
     #[test]
     fn patterns_are_those_of_go() {

@@ -5,7 +5,7 @@ use std::time::Instant;
 use api::field_errors::FieldErrors;
 use cel::{Resource, estimate};
 use kinds::common::{Path, Read, not_supported};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::{COMPILE_MAX, defaults, field_path, structural::structural};
 use crate::{
@@ -79,6 +79,18 @@ pub fn schema(schema: &Value, was: Option<&Value>, has_status: bool, path: Path<
     }
 }
 
+/// A rule as upstream's internal type prints it (`ValidationRule`).
+fn shown(rule: &Value) -> Value {
+    json!({
+        "Rule": rule.text("rule"),
+        "Message": rule.text("message"),
+        "MessageExpression": rule.text("messageExpression"),
+        "Reason": rule.at("reason"),
+        "FieldPath": rule.text("fieldPath"),
+        "OptionalOldSelf": rule.at("optionalOldSelf"),
+    })
+}
+
 /// The rules of a level and of those below. `list` is one whose elements cannot be told again after a change; `times` is how often the level may be
 /// there, where that is said.
 fn compiled(
@@ -101,10 +113,10 @@ fn compiled(
             let times = times.unwrap_or_else(|| estimate::cardinality(node));
             costs.rule(found.cost.saturating_mul(times), at, causes);
             if let Some(why) = &found.error {
-                causes.invalid(at.field("rule"), rule.clone(), why);
+                causes.invalid(at.field("rule"), shown(rule), why);
             }
             if let Some(why) = &found.message_error {
-                causes.invalid(at.field("messageExpression"), rule.clone(), why);
+                causes.invalid(at.field("messageExpression"), shown(rule), why);
             }
             costs.message(found.message_cost, at, causes);
             if let Some(list) = list.filter(|_| found.uses_old) {

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use api::field_errors::FieldErrors;
 use kinds::common::{Path, Read, name_rules, not_supported, unchanged};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{field_path, open_api};
 use crate::{
@@ -156,10 +156,10 @@ fn versions(spec: Option<&Value>, old: Option<&Value>, path: Path<'_>, causes: &
         one_version(version, was, &shared, at, causes);
     }
     if !are_unique {
-        causes.invalid(path, versions.to_vec(), "must contain unique version names");
+        causes.invalid(path, shared.shown(versions), "must contain unique version names");
     }
     if versions.iter().filter(|version| version.is_true("storage")).count() != 1 {
-        causes.invalid(path, versions.to_vec(), "must have exactly one version marked as storage version");
+        causes.invalid(path, shared.shown(versions), "must have exactly one version marked as storage version");
     }
 }
 
@@ -183,6 +183,26 @@ impl Shared {
             columns: is_same("additionalPrinterColumns"),
             fields: is_same("selectableFields"),
         }
+    }
+
+    /// The versions as upstream's internal type prints them (`CustomResourceDefinitionVersion`), without what it has moved out of them. Schemas that
+    /// differ are shown as they were sent.
+    fn shown(&self, versions: &[Value]) -> Value {
+        let one = |version: &Value| {
+            let of = |field: &str, is_moved: bool| version.at(field).filter(|_| !is_moved);
+            json!({
+                "Name": version.text("name"),
+                "Served": version.is_true("served"),
+                "Storage": version.is_true("storage"),
+                "Deprecated": version.is_true("deprecated"),
+                "DeprecationWarning": version.at("deprecationWarning"),
+                "Schema": of("schema", self.schema),
+                "Subresources": of("subresources", self.subresources),
+                "AdditionalPrinterColumns": of("additionalPrinterColumns", self.columns),
+                "SelectableFields": of("selectableFields", self.fields),
+            })
+        };
+        versions.iter().map(one).collect()
     }
 
     /// What is wrong with what is shared, told where upstream has it.
@@ -407,5 +427,20 @@ fn review_versions(versions: &[Value], path: Path<'_>, causes: &mut FieldErrors)
     }
     if !seen.contains("v1") && !seen.contains("v1beta1") {
         causes.invalid(path, versions.to_vec(), "must include at least one of v1, v1beta1");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_shown_as_the_internal_type_has_them() {
+        let spec = json!({"versions": [{"name": "v1", "served": true, "schema": {"openAPIV3Schema": {"type": "object"}}}]});
+        let mut causes = FieldErrors::default();
+        versions(Some(&spec), None, Path::new("spec.versions"), &mut causes);
+        let shown = r#"[{"Name":"v1","Served":true,"Storage":false,"Deprecated":false,"DeprecationWarning":null,"Schema":null,"Subresources":null,"AdditionalPrinterColumns":null,"SelectableFields":null}]"#;
+        let wanted = format!("Invalid value: {shown}: must have exactly one version marked as storage version");
+        assert_eq!(causes.0.iter().map(|cause| cause.message.as_str()).collect::<Vec<_>>(), [wanted]);
     }
 }

@@ -9,6 +9,13 @@ pub fn part<'v>(object: &'v Value, name: &str) -> Option<&'v Value> {
     object.at(name)
 }
 
+/// A map as Go writes one: its keys in order; null where there is none.
+pub fn as_map(value: Option<&Value>) -> Value {
+    let mut map = value.cloned().unwrap_or(Value::Null);
+    map.sort_all_objects();
+    map
+}
+
 /// A number at a pointer, 0 where absent: for counts in `status`.
 pub fn count(object: &Value, pointer: &str) -> i64 {
     object.pointer(pointer).and_then(Value::as_i64).unwrap_or(0)

@@ -2,7 +2,7 @@
 //!
 //! Source: apimachinery `pkg/apis/meta/v1/validation` and `pkg/apis/meta/v1/helpers.go`.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use api::{field_errors::FieldErrors, selector::Labels};
 use serde_json::Value;
@@ -101,14 +101,14 @@ fn printed(selector: Option<&Value>) -> String {
     terms.into_iter().map(|(_, term)| term).collect::<Vec<_>>().join(",")
 }
 
-/// `FormatLabels` of a plain map: `a=b,c=d` in the order of keys; `<none>` if empty.
+/// `FormatLabels` of a plain map: `a=b,c=d` in the order of these texts (`a.b=c` before `a=b`); `<none>` if empty.
 pub fn print_map(map: Option<&Value>) -> String {
-    let sorted: BTreeMap<&str, &str> =
-        map.and_then(Value::as_object).into_iter().flatten().map(|(k, v)| (k.as_str(), v.as_str().unwrap_or(""))).collect();
+    let pairs = map.and_then(Value::as_object).into_iter().flatten();
+    let sorted: BTreeSet<String> = pairs.map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or(""))).collect();
     if sorted.is_empty() {
         return "<none>".into();
     }
-    sorted.iter().map(|(k, v)| format!("{k}={v}")).collect::<Vec<_>>().join(",")
+    sorted.into_iter().collect::<Vec<_>>().join(",")
 }
 
 fn requirement(expression: &Value, path: Path<'_>, causes: &mut FieldErrors) {

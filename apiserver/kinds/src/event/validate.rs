@@ -3,7 +3,10 @@
 use api::field_errors::FieldErrors;
 use serde_json::Value;
 
-use crate::common::{Path, Read, name_rules, read, unchanged, well_formed};
+use crate::{
+    common::{Path, Read, name_rules, read, unchanged, unchanged_as, well_formed},
+    schema::internal,
+};
 
 const WORD_MAX: usize = 128;
 const NOTE_MAX: usize = 1024;
@@ -59,20 +62,22 @@ pub fn update(new: &Value, old: &Value, causes: &mut FieldErrors) {
     if !read::same(new.at("series"), old.at("series")) {
         series(new, causes);
     }
-    const FIXED: [&str; 11] = [
-        "involvedObject",
-        "reason",
-        "message",
-        "source",
-        "firstTimestamp",
-        "lastTimestamp",
-        "count",
-        "type",
-        "action",
-        "related",
-        "reportingInstance",
+    type Shown = fn(Option<&Value>) -> Value;
+    let plain: Shown = |value| value.cloned().unwrap_or(Value::Null);
+    let fixed: [(&str, Shown); 11] = [
+        ("involvedObject", |value| internal::shown("core.ObjectReference", value)),
+        ("reason", plain),
+        ("message", plain),
+        ("source", |value| internal::shown("core.EventSource", value)),
+        ("firstTimestamp", plain),
+        ("lastTimestamp", plain),
+        ("count", plain),
+        ("type", plain),
+        ("action", plain),
+        ("related", |value| internal::shown_or_null("core.ObjectReference", value)),
+        ("reportingInstance", plain),
     ];
-    FIXED.iter().for_each(|field| unchanged(new.at(field), old.at(field), Path::new(field), causes));
+    fixed.iter().for_each(|(field, shown)| unchanged_as(new.at(field), old.at(field), shown, Path::new(field), causes));
     unchanged(new.at("reportingComponent"), old.at("reportingComponent"), Path::new("reportingController"), causes);
     // Clients round to microseconds differently.
     let micros = |event: &Value| api::time::parse(event.text("eventTime")).map(|t| t.as_microsecond());

@@ -98,6 +98,18 @@ pub fn to_v2(mut object: Value) -> Value {
     object
 }
 
+/// Gives an autoscaler of v1 the annotations that it has when it has been v2 meanwhile: what cannot be read is gone.
+pub fn renew_annotations(object: &mut Value) {
+    let annotations = object.at("metadata").at("annotations");
+    if object.text("apiVersion") != "autoscaling/v1" || !ROUND_TRIP.iter().any(|key| annotations.at(key).is_some()) {
+        return;
+    }
+    let renewed = to_v1(to_v2(object.clone()));
+    if let Some(metadata) = child(object, "metadata") {
+        carry_as(metadata, "annotations", renewed.at("metadata").at("annotations"));
+    }
+}
+
 fn status_to_v2(object: &mut Value, current: Option<Vec<Value>>, conditions: Option<Vec<Value>>) {
     let Some(status) = make_child(object, "status") else { return };
     let percent = status.at("currentCPUUtilizationPercentage").cloned();
@@ -307,6 +319,17 @@ mod tests {
         let back = to_v2(old);
         // Only what was not there in v1's shape comes back in another order of keys.
         assert_eq!(back, full);
+    }
+
+    #[test]
+    fn annotations_are_those_that_can_be_read() {
+        let mut old = json!({"apiVersion": "autoscaling/v1", "metadata": {"annotations": {"a": "b", (BEHAVIOR): "{bad"}}, "spec": {}});
+        renew_annotations(&mut old);
+        assert_eq!(old["metadata"], json!({"annotations": {"a": "b"}}));
+        let good = json!({"apiVersion": "autoscaling/v1", "metadata": {"annotations": {(BEHAVIOR): r#"{"ScaleUp":{"Policies":null}}"#}}});
+        let mut again = good.clone();
+        renew_annotations(&mut again);
+        assert!(again["metadata"]["annotations"].get(BEHAVIOR).is_some());
     }
 
     #[test]

@@ -5,11 +5,14 @@ use api::field_errors::FieldErrors;
 use serde_json::{Value, json};
 
 use super::{has, policy, validate};
-use crate::common::{
-    Path, Read,
-    edit::{carry, carry_as, child, each, make_child, remove},
-    read::{is_nothing, same},
-    unchanged,
+use crate::{
+    common::{
+        Path, Read,
+        edit::{carry, carry_as, child, each, make_child, remove},
+        read::{is_nothing, same},
+        unchanged, unchanged_as,
+    },
+    schema::internal,
 };
 
 /// Runs after the new job has been validated by itself.
@@ -30,13 +33,6 @@ pub fn spec(new: &Value, old: &Value, causes: &mut FieldErrors) {
     fixed("managedBy");
     let shown = policy::internal_success;
     unchanged_as(spec.at("successPolicy"), before.at("successPolicy"), shown, path.field("successPolicy"), causes);
-}
-
-/// As [`unchanged`], with the value as upstream's internal type prints.
-fn unchanged_as(new: Option<&Value>, old: Option<&Value>, shown: fn(Option<&Value>) -> Value, path: Path<'_>, causes: &mut FieldErrors) {
-    if !same(new, old) {
-        causes.invalid(path, shown(new), "field is immutable");
-    }
 }
 
 fn completions(spec: &Value, before: &Value, path: Path<'_>, causes: &mut FieldErrors) {
@@ -61,14 +57,16 @@ fn template(new: &Value, old: &Value, path: Path<'_>, causes: &mut FieldErrors) 
     let of = |job: &Value| job.at("spec").at("template").cloned().unwrap_or_else(|| json!({}));
     let (now, mut was) = (of(new), of(old));
     if !is_idle(old) {
-        return unchanged(Some(&now), Some(&was), path.field("template"), causes);
+        let shown = |template: Option<&Value>| internal::shown("core.PodTemplateSpec", template);
+        return unchanged_as(Some(&now), Some(&was), shown, path.field("template"), causes);
     }
     placed_as(&mut was, &now);
     // Of such a job's template upstream compares the spec alone.
     if let Some(pod) = child(&mut was, "spec") {
         sized_as(pod, now.at("spec"));
     }
-    unchanged(now.at("spec"), was.at("spec"), path.field("template.spec"), causes);
+    let shown = |spec: Option<&Value>| internal::shown("core.PodSpec", spec);
+    unchanged_as(now.at("spec"), was.at("spec"), shown, path.field("template.spec"), causes);
 }
 
 /// Gives a template the scheduling directives, labels and annotations of another.

@@ -7,7 +7,7 @@ use super::{COMPLETIONS_SOFT, NAME_LABELS, PARALLELISM_SOFT, UID_LABELS, policy}
 use crate::{
     common::{
         Path, Read, name_rules, not_negative, not_supported,
-        read::{name, text_at},
+        read::{self, name, text_at},
         selector, well_formed,
     },
     podtemplate,
@@ -67,7 +67,7 @@ fn generated_selector(job: &Value, spec: &Value, labels: Labels, causes: &mut Fi
             match found.at(label) {
                 None => causes.required(path.key(label), &format!("must be '{wanted}'")),
                 Some(value) if value.as_str() != Some(wanted) => {
-                    causes.invalid(path.key(label), found.cloned().unwrap_or(Value::Null), &format!("must be '{wanted}'"));
+                    causes.invalid(path.key(label), read::as_map(found), &format!("must be '{wanted}'"));
                 }
                 Some(_) => {}
             }

@@ -8,6 +8,7 @@ use crate::{
     common::{Path, Read, diff, edit, name_rules, read, unchanged, well_formed},
     persistentvolumeclaim::validate::{access_modes, amounts, class_name, positive, volume_mode},
     pod,
+    schema::internal,
     volumesources::{self, Of},
 };
 
@@ -142,7 +143,8 @@ pub fn update(new: &Value, old: &Value, causes: &mut FieldErrors) {
         edit::remove(csi, "controllerExpandSecretRef");
     }
     if !read::same(Some(&now), Some(&was)) {
-        let changes = diff::unified(&was, &now);
+        let [was, now] = [was, now].map(|sources| internal::shown("core.PersistentVolumeSource", Some(&sources)));
+        let changes = diff::in_order(&was, &now);
         causes.forbidden(SOURCE, &format!("spec.persistentvolumesource is immutable after creation\n{changes}"));
     }
     let (spec, before) = (new.at("spec"), old.at("spec"));
@@ -168,7 +170,7 @@ fn node_affinity(new: Option<&Value>, old: &Value, causes: &mut FieldErrors) {
         }
     }
     if !read::same(new, Some(&was)) {
-        let shown = new.cloned().unwrap_or(Value::Null);
+        let shown = internal::shown_or_null("core.VolumeNodeAffinity", new);
         causes.invalid("nodeAffinity", shown, "field is immutable, except for updating from beta label to GA");
     }
 }

@@ -2,12 +2,12 @@
 
 use api::time::{Timestamp, rfc3339};
 use podspec::QosClass;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::defaults::service_account_alias;
 use crate::common::{
     Read,
-    edit::{carry, carry_as, child, default_to, each, make_child, set},
+    edit::{carry, carry_as, child, default_to, each, make_child, remove, set},
 };
 
 /// `PrepareForCreate`: the status begins afresh, label keys become part of their selectors.
@@ -20,6 +20,7 @@ pub fn create(pod: &mut Value, now: Timestamp) {
     }
     let labels = pod.at("metadata").at("labels").cloned().unwrap_or(Value::Null);
     let Some(spec) = child(pod, "spec") else { return };
+    stop_signals(spec);
     service_account_alias(spec);
     for constraint in each(spec, "topologySpreadConstraints") {
         label_keys(constraint, "matchLabelKeys", "In", &labels);
@@ -27,6 +28,20 @@ pub fn create(pod: &mut Value, now: Timestamp) {
     let Some(affinity) = child(spec, "affinity") else { return };
     for side in ["podAffinity", "podAntiAffinity"] {
         child(affinity, side).into_iter().for_each(|terms| affinity_terms(terms, &labels));
+    }
+}
+
+/// `dropContainerStopSignals`: their gate is off.
+pub fn stop_signals(spec: &mut Value) {
+    for list in ["containers", "initContainers", "ephemeralContainers"] {
+        for container in each(spec, list) {
+            let Some(lifecycle) = child(container, "lifecycle") else { continue };
+            let had = lifecycle.at("stopSignal").is_some();
+            remove(lifecycle, "stopSignal");
+            if had && lifecycle.as_object().is_some_and(Map::is_empty) {
+                remove(container, "lifecycle");
+            }
+        }
     }
 }
 
@@ -149,6 +164,15 @@ mod tests {
 
     fn now() -> Timestamp {
         api::time::parse("2026-01-01T00:00:00Z").unwrap()
+    }
+
+    #[test]
+    fn signals_that_stop_containers_are_left_out() {
+        let mut pod = json!({"metadata": {}, "spec": {"containers": [{"lifecycle": {"stopSignal": "SIGTERM"}}], "initContainers": [
+            {"lifecycle": {"stopSignal": "SIGTERM", "preStop": {"sleep": {"seconds": 1}}}}]}});
+        create(&mut pod, now());
+        assert_eq!(pod["spec"]["containers"], json!([{}]));
+        assert_eq!(pod["spec"]["initContainers"], json!([{"lifecycle": {"preStop": {"sleep": {"seconds": 1}}}}]));
     }
 
     #[test]

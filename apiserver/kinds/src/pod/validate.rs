@@ -28,6 +28,7 @@ pub mod status;
 pub mod update;
 mod volume_files;
 mod volumes;
+mod windows;
 
 pub use affinity::node_selector;
 pub use resources::limits;
@@ -104,6 +105,7 @@ pub fn spec(spec: &Value, owner: Owner, path: Path<'_>, causes: &mut FieldErrors
     dns_config(spec, path.field("dnsConfig"), causes);
     gates(spec, path, causes);
     scheduling::topology_spread(spec.list("topologySpreadConstraints"), path.field("topologySpreadConstraints"), causes);
+    windows::host_process(&whole, path, causes);
     security::host_users(&whole, path, causes);
     hostname_override(spec, path.field("hostnameOverride"), causes);
     names(spec, path, causes);
@@ -122,6 +124,12 @@ impl<'v> Whole<'v> {
     fn containers(&self) -> impl Iterator<Item = (&'static str, usize, &'v Value)> {
         let spec = self.spec;
         ["initContainers", "containers"].into_iter().flat_map(move |l| spec.list(l).iter().enumerate().map(move |(i, c)| (l, i, c)))
+    }
+
+    /// Those too that debug.
+    fn containers_and_ephemeral(&self) -> impl Iterator<Item = (&'static str, usize, &'v Value)> {
+        let debug = self.spec.list("ephemeralContainers").iter().enumerate();
+        self.containers().chain(debug.map(|(i, container)| ("ephemeralContainers", i, container)))
     }
 
     fn grace_seconds(&self) -> Option<i64> {

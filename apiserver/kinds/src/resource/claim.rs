@@ -3,14 +3,17 @@
 use std::{borrow::Cow, collections::HashSet};
 
 use api::{field_errors::FieldErrors, time::Timestamp};
-use apiserver::kind::{Column, Ctx, Kind, Strategy};
+use apiserver::kind::{Column, Ctx, Kind, MetaCheck, Strategy};
 use serde_json::Value;
 
-use super::{GROUP, PACKAGE, VERSION, authorized, internal, requests, status};
-use crate::common::{
-    self, Path, Read,
-    edit::{self, child},
-    read, resources, table,
+use super::{GROUP, PACKAGE, VERSION, authorized, requests, status};
+use crate::{
+    common::{
+        self, Path, Read,
+        edit::{self, child},
+        read, resources, table,
+    },
+    schema::internal,
 };
 
 const SPEC: Path<'static> = Path::new("spec");
@@ -47,6 +50,10 @@ impl Strategy for Claims {
         }
     }
 
+    fn meta_check(&self) -> MetaCheck {
+        MetaCheck::Both
+    }
+
     fn prepare_subresource(&self, _ctx: &Ctx<'_>, new: &mut Value, old: &Value) {
         edit::keep_metadata(new, old);
         drop_deallocated(new, old);
@@ -71,7 +78,7 @@ impl Strategy for Claims {
 
     fn validate_update(&self, new: &Value, old: &Value, causes: &mut FieldErrors) {
         if !read::same(new.at("spec"), old.at("spec")) {
-            causes.invalid(SPEC, internal::claim_spec(new.at("spec")), "field is immutable");
+            causes.invalid(SPEC, internal::shown("resource.ResourceClaimSpec", new.at("spec")), "field is immutable");
         }
     }
 

@@ -1,7 +1,7 @@
 //! DeviceClass: which devices are of a kind, and how they are set up. Source: `pkg/registry/resource/deviceclass`, `ValidateDeviceClass`.
 
 use api::{field_errors::FieldErrors, time::Timestamp};
-use apiserver::kind::{Kind, Scope, Strategy};
+use apiserver::kind::{Kind, MetaCheck, Scope, Strategy};
 use serde_json::Value;
 
 use super::{
@@ -11,10 +11,9 @@ use super::{
     requests::CONFIGS,
     selectors,
 };
-use crate::common::{self, Path, Read, edit, name_rules, read, resource_names, table};
+use crate::common::{self, Path, Read, edit, read, resource_names, table};
 
 const SPEC: Path<'static> = Path::new("spec");
-const NAME_BYTES: usize = 253;
 
 pub fn kind() -> Kind {
     Kind { scope: Scope::Cluster, generation: true, ..common::kind(GROUP, VERSION, "DeviceClass", "deviceclasses", PACKAGE, DeviceClasses) }
@@ -27,10 +26,12 @@ impl Strategy for DeviceClasses {
         edit::make_child(object, "spec");
     }
 
-    /// `LongName`, which counts bytes where others count characters.
+    fn meta_check(&self) -> MetaCheck {
+        MetaCheck::Both
+    }
+
     fn name_error(&self, name: &str) -> Option<String> {
-        let long = (name.len() > NAME_BYTES).then(|| format!("must be no more than {NAME_BYTES} bytes"));
-        long.or_else(|| name_rules::dns_subdomain(name).into_iter().next())
+        common::long_name_error(name)
     }
 
     fn validate_create(&self, object: &Value, causes: &mut FieldErrors) {

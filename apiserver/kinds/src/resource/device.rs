@@ -3,10 +3,11 @@
 use api::{field_errors::FieldErrors, quantity::Quantity};
 use serde_json::{Map, Value};
 
-use super::{as_text, counters, each, each_once, internal, names, selectors, status};
+use super::{as_text, counters, each, each_once, names, selectors, status};
 use crate::{
     common::{Path, Read, read, resource_names, resources::quantity},
     pod::validate::affinity,
+    schema::internal,
 };
 
 /// `ResourceSliceMaxAttributesAndCapacitiesPerDevice`
@@ -103,7 +104,7 @@ fn attribute(attribute: &Value, path: Path<'_>, causes: &mut FieldErrors) {
     match ["int", "bool", "string", "version"].into_iter().chain(LISTS).filter(|field| attribute.at(field).is_some()).count() {
         0 => causes.invalid(path, "", "exactly one value must be specified"),
         1 => {}
-        _ => causes.invalid(path, internal::attribute(attribute), "exactly one value must be specified"),
+        _ => causes.invalid(path, internal::shown("resource.DeviceAttribute", Some(attribute)), "exactly one value must be specified"),
     }
 }
 

@@ -1,6 +1,7 @@
 //! Selectors, tolerations and taints of devices -> what is wrong with them.
 
 use api::field_errors::FieldErrors;
+use cel::{Checker, T};
 use serde_json::Value;
 
 use super::{each, expressions};
@@ -49,5 +50,30 @@ pub fn taint(taint: &Value, path: Path<'_>, causes: &mut FieldErrors) {
         "" => causes.required(path.field("effect"), ""),
         effect if EFFECTS.contains(&effect) => {}
         effect => not_supported(effect, EFFECTS, path.field("effect"), causes),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn expressions_are_parsed_and_say_yes_or_no() {
+        let texts = |text: &str| {
+            let mut causes = FieldErrors::default();
+            validate(&[json!({"cel": {"expression": text}})], Path::new("s"), &mut causes);
+            causes.0.iter().map(|cause| cause.text()).collect::<Vec<_>>()
+        };
+        for good in ["device.driver == 'a'", "device.attributes['a'].b", "semver('1.0.0').isGreaterThan(device.attributes['a'].version)"] {
+            assert_eq!(texts(good), Vec::<String>::new(), "{good}");
+        }
+        let why = "must evaluate to bool or the unknown type, not string";
+        assert_eq!(texts("'x'"), [format!("s[0].cel.expression: Invalid value: \"'x'\": {why}")]);
+        let found = texts("device.x +");
+        assert!(
+            found[0].starts_with("s[0].cel.expression: Invalid value: \"device.x +\": compilation failed: ERROR: <input>:1:11: Syntax")
+        );
     }
 }

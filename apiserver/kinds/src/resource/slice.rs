@@ -18,6 +18,7 @@ use crate::{
         read, resources, table, unchanged,
     },
     pod::validate::affinity,
+    schema::internal,
 };
 
 const SPEC: Path<'static> = Path::new("spec");
@@ -223,7 +224,9 @@ fn place(spec: Option<&Value>, causes: &mut FieldErrors) {
         let at = SPEC.field("nodeSelector");
         affinity::node_selector(selector, at, causes);
         if selector.list("nodeSelectorTerms").len() != 1 {
-            let terms = selector.at("nodeSelectorTerms").map_or(Value::Null, super::internal::node_terms);
+            let terms = selector
+                .at("nodeSelectorTerms")
+                .map_or(Value::Null, |_| internal::shown_each("core.NodeSelectorTerm", selector.list("nodeSelectorTerms")));
             causes.invalid(at.field("nodeSelectorTerms"), terms, "must have exactly one node selector term");
         }
     }

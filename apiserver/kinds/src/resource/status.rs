@@ -9,13 +9,14 @@ use serde_json::{Value, json};
 use super::{
     as_text,
     config::{self, Stored},
-    each, each_once, internal, names,
+    each, each_once, names,
     requests::{CONFIGS, Names},
 };
 use crate::{
     common::{Path, Read, conditions, name_rules, not_supported, read, well_formed},
     net,
     pod::validate::affinity,
+    schema::internal,
 };
 
 const STATUS: Path<'static> = Path::new("status");
@@ -61,7 +62,7 @@ pub fn validate(new: &Value, old: &Value, causes: &mut FieldErrors) {
     match (allocation, before.at("allocation")) {
         (None, _) => {}
         (Some(now), Some(was)) if read::same(Some(now), Some(was)) => {}
-        (Some(now), Some(_)) => causes.invalid(at, internal::allocation(now), "field is immutable"),
+        (Some(now), Some(_)) => causes.invalid(at, internal::shown("resource.AllocationResult", Some(now)), "field is immutable"),
         (Some(now), None) => allocation_result(now, &Names::of(new.at("spec").at("devices")), at, causes),
     }
 }

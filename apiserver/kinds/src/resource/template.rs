@@ -5,8 +5,11 @@ use api::{field_errors::FieldErrors, time::Timestamp};
 use apiserver::kind::{Ctx, Kind, Strategy};
 use serde_json::Value;
 
-use super::{GROUP, PACKAGE, VERSION, authorized, internal, requests};
-use crate::common::{self, Path, Read, edit, read, selector, table};
+use super::{GROUP, PACKAGE, VERSION, authorized, requests};
+use crate::{
+    common::{self, Path, Read, edit, read, selector, table},
+    schema::internal,
+};
 
 const SPEC: Path<'static> = Path::new("spec");
 
@@ -39,7 +42,7 @@ impl Strategy for Templates {
 
     fn validate_update(&self, new: &Value, old: &Value, causes: &mut FieldErrors) {
         if !read::same(new.at("spec"), old.at("spec")) {
-            causes.invalid(SPEC, internal::template_spec(new.at("spec")), "field is immutable");
+            causes.invalid(SPEC, internal::shown("resource.ResourceClaimTemplateSpec", new.at("spec")), "field is immutable");
         }
     }
 

@@ -132,6 +132,11 @@ impl Allocator {
             let families = if families.is_empty() { vec![self.default_family] } else { families };
             for family in families.into_iter().skip(asked.len()) {
                 let full = || Status::internal(format!("failed to allocate a serviceIP for Service {:?}: range is full", key.name));
+                if ctx.dry_run {
+                    // As upstream: nothing is looked for.
+                    given.push(self.addresses.ranges(family).first().ok_or_else(full)?.network().to_string());
+                    continue;
+                }
                 let address = self.addresses.free(family, &mut rand::random).ok_or_else(full)?;
                 claims.create(ctx, &objects::ip_addresses(), &objects::key(address), objects::ip_address(address, &key)).await?;
                 given.push(address.to_string());

@@ -5,9 +5,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use api::field_errors::FieldErrors;
 use serde_json::{Value, json};
 
-use super::{defaults::edit_spec, shape};
+use super::{cluster_ips, defaults::edit_spec, shape};
 use crate::{
     common::{Read, edit, read::same},
     net,
@@ -19,7 +20,15 @@ pub fn create(service: &mut Value, family: &'static str) {
     if !single.is_empty() && shape::spec(service).list("clusterIPs").is_empty() {
         edit_spec(service, |spec| edit::set(spec, "clusterIPs", json!([single])));
     }
-    families(service, None, family);
+    let mut related = FieldErrors::default();
+    if shape::needs_cluster_ip(service) {
+        cluster_ips::validate(service, &mut related);
+    }
+    // What is wrong already is told of as it was said.
+    if related.is_empty() {
+        families(service, None, family);
+    }
+    no_internal_policy(service);
     no_load_balancer(service);
 }
 
@@ -28,6 +37,15 @@ pub fn update(new: &mut Value, old: &Value, family: &'static str) {
     pair_cluster_ips(new, old);
     families(new, Some(old), family);
     drop_what_left(new, old);
+    no_internal_policy(new);
+}
+
+/// `defaultOnReadInternalTrafficPolicy`: what has no endpoints of its own shows none of the policies that there are.
+fn no_internal_policy(service: &mut Value) {
+    let is_one = |policy: &str| matches!(policy, "Cluster" | "Local");
+    if shape::kind(service) == "ExternalName" && is_one(shape::spec(service).text("internalTrafficPolicy")) {
+        edit_spec(service, |spec| edit::remove(spec, "internalTrafficPolicy"));
+    }
 }
 
 /// What was claimed before stays where the writer does not say otherwise.
@@ -193,6 +211,24 @@ mod tests {
         let mut external = stored(json!({"type": "ExternalName"}));
         create(&mut external, "IPv4");
         assert_eq!(external, stored(json!({"type": "ExternalName"})));
+    }
+
+    #[test]
+    fn what_is_wrong_with_addresses_stays_as_it_was_said() {
+        let mut service = stored(json!({"type": "ClusterIP", "ipFamilies": ["IPv4", "IPv4"]}));
+        create(&mut service, "IPv4");
+        assert_eq!(service, stored(json!({"type": "ClusterIP", "ipFamilies": ["IPv4", "IPv4"]})));
+    }
+
+    #[test]
+    fn a_name_elsewhere_has_no_internal_policy() {
+        let spec = json!({"type": "ExternalName", "externalName": "a.b", "internalTrafficPolicy": "Cluster"});
+        let mut service = stored(spec.clone());
+        create(&mut service, "IPv4");
+        assert_eq!(service["spec"].get("internalTrafficPolicy"), None);
+        let mut service = stored(spec);
+        update(&mut service, &stored(json!({"type": "ClusterIP", "clusterIP": "None", "internalTrafficPolicy": "Cluster"})), "IPv4");
+        assert_eq!(service["spec"].get("internalTrafficPolicy"), None);
     }
 
     #[test]

@@ -36,6 +36,11 @@ impl Range {
         net::family(self.0.network())
     }
 
+    /// The address that stands for it, which is given to nobody.
+    pub fn network(self) -> IpAddr {
+        self.0.network()
+    }
+
     pub fn line(self) -> Line {
         place(self.0.network()).0
     }

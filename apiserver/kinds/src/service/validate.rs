@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use api::field_errors::FieldErrors;
 use serde_json::{Value, json};
 
-use super::shape;
+use super::{cluster_ips, shape};
 use crate::{
     common::{Path, Read, name_rules, read::text_at, selector, well_formed},
     net, ports,
@@ -14,14 +14,34 @@ use crate::{
 const SPEC: Path<'static> = Path::new("spec");
 const ONLY_LOAD_BALANCER: &str = "may only be used when `type` is 'LoadBalancer'";
 
+/// A new one. Upstream claims its addresses and node ports before it looks at anything: what is wrong with the former is told alone, and two ports that
+/// ask for one node port meet when it is claimed.
+pub fn new(service: &Value, family: &str, causes: &mut FieldErrors) {
+    let mut related = FieldErrors::default();
+    if shape::needs_cluster_ip(service) {
+        cluster_ips::validate(service, &mut related);
+    }
+    if related.is_empty() {
+        whole(service, family, causes);
+    } else {
+        *causes = related;
+    }
+}
+
+/// One that is there, as it is to be.
+pub fn changed(service: &Value, family: &str, causes: &mut FieldErrors) {
+    whole(service, family, causes);
+    twice(service, causes);
+}
+
 /// `family` is the one family that this cluster has.
-pub fn service(service: &Value, family: &str, causes: &mut FieldErrors) {
+fn whole(service: &Value, family: &str, causes: &mut FieldErrors) {
     kind(service, causes);
     all_ports(service, causes);
     selector::labels(shape::spec(service).at("selector"), SPEC.field("selector"), causes);
     session_affinity(shape::spec(service), causes);
     if shape::needs_cluster_ip(service) {
-        cluster_ips(service, causes);
+        cluster_ips::validate(service, causes);
         families_of_cluster(service, family, causes);
     }
     external_ips(service, causes);
@@ -174,71 +194,6 @@ fn affinity_timeout(spec: Option<&Value>, path: Path<'_>, causes: &mut FieldErro
     }
 }
 
-/// `ValidateServiceClusterIPsRelatedFields`
-fn cluster_ips(service: &Value, causes: &mut FieldErrors) {
-    let spec = shape::spec(service);
-    let path = SPEC.field("clusterIPs");
-    let (single, all) = (spec.text("clusterIP"), shape::texts(service, "clusterIPs"));
-    match (single, all.first()) {
-        ("", Some(_)) => causes.invalid(path, json!(all), "must be empty when `clusterIP` is not specified"),
-        (single, Some(first)) if single != *first => causes.invalid(path, json!(all), "first value must match `clusterIP`"),
-        (single, None) if !single.is_empty() => causes.required(path, ""),
-        _ => {}
-    }
-    families(service, causes);
-    if !cluster_ips_well_formed(&all, causes) {
-        return;
-    }
-    if all.len() > 2 {
-        causes.invalid(path, json!(all), "may only hold up to 2 values");
-    }
-    let found: BTreeSet<&str> = all.iter().filter_map(|ip| net::parse(ip)).map(net::family).collect();
-    if all.len() > 1 && found.len() != 2 {
-        causes.invalid(path, json!(all), "may specify no more than one IP for each IP family");
-    }
-    for (i, (ip, wanted)) in all.iter().zip(shape::texts(service, "ipFamilies")).enumerate() {
-        if net::parse(ip).is_some_and(|ip| net::family(ip) != wanted) {
-            causes.invalid(path.index(i), *ip, &format!("expected an {wanted} value as indicated by `ipFamilies[{i}]`"));
-        }
-    }
-}
-
-/// False where one is no address or `None` stands where it may not.
-fn cluster_ips_well_formed(all: &[&str], causes: &mut FieldErrors) -> bool {
-    let path = SPEC.field("clusterIPs");
-    let mut good = true;
-    for (i, ip) in all.iter().enumerate() {
-        if i == 0 && *ip == "None" {
-            if all.len() > 1 {
-                good = false;
-                causes.invalid(path, json!(all), "'None' must be the first and only value");
-            }
-            continue;
-        }
-        let errors = net::ip(ip);
-        good &= errors.is_empty();
-        well_formed(ip, errors, path.index(i), causes);
-    }
-    good
-}
-
-fn families(service: &Value, causes: &mut FieldErrors) {
-    let path = SPEC.field("ipFamilies");
-    let mut seen = BTreeSet::new();
-    for (i, family) in shape::texts(service, "ipFamilies").into_iter().enumerate() {
-        if !matches!(family, "IPv4" | "IPv6") {
-            causes.not_supported(path.index(i), family, &["IPv4", "IPv6"]);
-        }
-        if !seen.insert(family) {
-            causes.duplicate(path.index(i), family);
-        }
-    }
-    let policy = shape::spec(service).text("ipFamilyPolicy");
-    if !matches!(policy, "" | "SingleStack" | "PreferDualStack" | "RequireDualStack") {
-        causes.not_supported(SPEC.field("ipFamilyPolicy"), policy, &["SingleStack", "PreferDualStack", "RequireDualStack"]);
-    }
-}
-
 /// `initIPFamilyFields`: what this cluster, which has one family, can give.
 fn families_of_cluster(service: &Value, family: &str, causes: &mut FieldErrors) {
     let (ips, families) = (shape::texts(service, "clusterIPs"), shape::texts(service, "ipFamilies"));
@@ -283,18 +238,20 @@ fn external_ips(service: &Value, causes: &mut FieldErrors) {
 
 fn node_ports(service: &Value, causes: &mut FieldErrors) {
     let path = SPEC.field("ports");
-    let mut seen = BTreeSet::new();
+    for (i, _) in shape::ports(service).iter().enumerate().filter(|(_, port)| shape::node_port(port) != 0) {
+        if shape::kind(service) == "ClusterIP" {
+            causes.forbidden(path.index(i).field("nodePort"), "may not be used when `type` is 'ClusterIP'");
+        }
+    }
+}
+
+/// Node ports that two ports ask for.
+fn twice(service: &Value, causes: &mut FieldErrors) {
+    let (path, mut seen) = (SPEC.field("ports"), BTreeSet::new());
     for (i, port) in shape::ports(service).iter().enumerate() {
         let number = shape::node_port(port);
-        if number == 0 {
-            continue;
-        }
-        let path = path.index(i);
-        if shape::kind(service) == "ClusterIP" {
-            causes.forbidden(path.field("nodePort"), "may not be used when `type` is 'ClusterIP'");
-        }
-        if !seen.insert((port.text("protocol"), number)) {
-            causes.duplicate(path.field("nodePort"), number);
+        if number != 0 && !seen.insert((port.text("protocol"), number)) {
+            causes.duplicate(path.index(i).field("nodePort"), number);
         }
     }
 }
@@ -407,7 +364,7 @@ mod tests {
         defaults::fill(&mut object);
         prepare::create(&mut object, "IPv4");
         let mut causes = FieldErrors::default();
-        service(&object, "IPv4", &mut causes);
+        changed(&object, "IPv4", &mut causes);
         causes.0.iter().map(|c| c.text()).collect()
     }
 
@@ -481,6 +438,27 @@ mod tests {
             ),
         ];
         check(cases);
+    }
+
+    #[test]
+    fn of_a_new_one_addresses_are_told_of_first() {
+        let of = |spec: Value| {
+            let mut object = json!({"metadata": {"name": "web"}, "spec": spec});
+            defaults::fill(&mut object);
+            prepare::create(&mut object, "IPv4");
+            let mut causes = FieldErrors::default();
+            causes.required("metadata.name", "");
+            new(&object, "IPv4", &mut causes);
+            causes.0.iter().map(|c| c.text()).collect::<Vec<_>>()
+        };
+        assert_eq!(of(json!({"ipFamilies": ["IPv4", "IPv4"]})), [r#"spec.ipFamilies[1]: Duplicate value: "IPv4""#]);
+        let three = r#"["10.96.0.61","fd00::1","10.96.0.62"]"#;
+        let clusters = json!({"ports": one(), "clusterIPs": ["10.96.0.61", "fd00::1", "10.96.0.62"]});
+        let why = ["must be empty when `clusterIP` is not specified", "may only hold up to 2 values"];
+        assert_eq!(of(clusters), why.map(|why| format!("spec.clusterIPs: Invalid value: {three}: {why}")));
+        let twice = json!({"type": "NodePort", "ports": [{"name": "a", "port": 1, "nodePort": 30020}, {"name": "b", "port": 2, "nodePort": 30020}]});
+        assert_eq!(of(twice.clone()), ["metadata.name: Required value"]);
+        assert_eq!(texts(twice), ["spec.ports[1].nodePort: Duplicate value: 30020"]);
     }
 
     #[test]

@@ -5,7 +5,10 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use api::Status;
-use json_patch::{Patch, PatchOperation, jsonptr::Pointer};
+use json_patch::{
+    Patch, PatchOperation,
+    jsonptr::{Pointer, PointerBuf},
+};
 use serde_json::Value;
 
 use crate::parse::DEPTH_MAX;
@@ -59,6 +62,8 @@ impl Work {
     /// As those of [`apply`].
     pub(super) fn apply(&mut self, patch: &Patch, object: &mut Value) -> Result<(), Status> {
         for operation in &patch.0 {
+            let indexed = indexed(operation, object);
+            let operation = indexed.as_ref().unwrap_or(operation);
             self.charge(operation, object)?;
             match operation {
                 // As upstream's library (evanphx/json-patch) takes them: a key of an object may be replaced that is not there, and is null then.
@@ -71,6 +76,61 @@ impl Work {
         }
         Ok(())
     }
+}
+
+/// The operation with places in lists as RFC 6901 writes them, where it writes them as Go's `strconv.Atoi` reads them: `00`, `+1`, and `-1` for the last.
+fn indexed(operation: &PatchOperation, object: &Value) -> Option<PatchOperation> {
+    let is_odd = |path: &PointerBuf| path.tokens().any(|token| is_odd(token.encoded()));
+    let (path, from, grows) = match operation {
+        PatchOperation::Add(add) => (&add.path, None, true),
+        PatchOperation::Replace(replace) => (&replace.path, None, false),
+        PatchOperation::Remove(remove) => (&remove.path, None, false),
+        PatchOperation::Test(test) => (&test.path, None, false),
+        PatchOperation::Move(shift) => (&shift.path, Some(&shift.from), true),
+        PatchOperation::Copy(copy) => (&copy.path, Some(&copy.from), true),
+    };
+    // A value may be large: what is as it should be is not copied.
+    if !is_odd(path) && !from.is_some_and(is_odd) {
+        return None;
+    }
+    let (path, from) = (resolved(path, object, grows), from.map(|from| resolved(from, object, false)).unwrap_or_default());
+    let mut operation = operation.clone();
+    match &mut operation {
+        PatchOperation::Add(add) => add.path = path,
+        PatchOperation::Replace(replace) => replace.path = path,
+        PatchOperation::Remove(remove) => remove.path = path,
+        PatchOperation::Test(test) => test.path = path,
+        PatchOperation::Move(shift) => (shift.path, shift.from) = (path, from),
+        PatchOperation::Copy(copy) => (copy.path, copy.from) = (path, from),
+    }
+    Some(operation)
+}
+
+fn is_odd(token: &str) -> bool {
+    token.len() > 1 && token.starts_with(['0', '+', '-'])
+}
+
+/// `grows`: what comes to stand there makes the list longer.
+fn resolved(path: &Pointer, object: &Value, grows: bool) -> PointerBuf {
+    let (mut out, mut at, count) = (PointerBuf::new(), Some(object), path.tokens().count());
+    for (nth, token) in path.tokens().enumerate() {
+        let mut step = token.decoded().into_owned();
+        if let Some(Value::Array(list)) = at
+            && is_odd(&step)
+            && let Ok(index) = step.parse::<i64>()
+        {
+            let length = list.len() + usize::from(grows && nth + 1 == count);
+            let length = i64::try_from(length).unwrap_or(i64::MAX);
+            step = if index < 0 { index.saturating_add(length) } else { index }.to_string();
+        }
+        at = match at {
+            Some(Value::Array(list)) => step.parse::<usize>().ok().and_then(|index| list.get(index)),
+            Some(Value::Object(map)) => map.get(&step),
+            _ => None,
+        };
+        out.push_back(step);
+    }
+    out
 }
 
 /// Whether the path is of a key that an object does not have.
@@ -190,6 +250,20 @@ mod tests {
         assert_eq!(run(&mut json!({"a": ["x"]}), doubling), Err(422));
         let many = vec![json!({"op": "remove", "path": "/a"}); OPERATIONS_MAX + 1];
         assert_eq!(run(&mut object, many), Err(413));
+    }
+
+    #[test]
+    fn places_in_lists_are_numbers_as_go_reads_them() {
+        let mut object = json!({"l": [{"a": 1}, {"a": 2}], "00": {"-1": 0}});
+        let operations = json!([
+            {"op": "replace", "path": "/l/00/a", "value": 5}, {"op": "test", "path": "/l/-1/a", "value": 2}, {"op": "remove", "path": "/l/+1"},
+            {"op": "add", "path": "/l/-1", "value": 7}, {"op": "copy", "from": "/l/-2/a", "path": "/l/00"},
+            {"op": "replace", "path": "/00/-1", "value": 1},
+        ]);
+        assert_eq!(run(&mut object, operations.as_array().unwrap().clone()), Ok(()));
+        assert_eq!(object, json!({"l": [5, {"a": 5}, 7], "00": {"-1": 1}}));
+        assert_eq!(run(&mut object, vec![json!({"op": "remove", "path": "/l/-4"})]), Err(422));
+        assert_eq!(run(&mut object, vec![json!({"op": "remove", "path": "/l/0x"})]), Err(422));
     }
 
     #[test]

@@ -7,9 +7,12 @@ use api::{annotations::CONFIG_MIRROR, field_errors::FieldErrors};
 use serde_json::Value;
 
 use super::{Whole, containers, pod, update};
-use crate::common::{
-    Path, Read, diff,
-    read::{is_nothing, same},
+use crate::{
+    common::{
+        Path, Read, diff,
+        read::{is_nothing, same},
+    },
+    schema::internal,
 };
 
 const NOT_HERE: &str = "cannot be set for an Ephemeral Container";
@@ -64,7 +67,8 @@ pub fn update(new: &Value, old: &Value, causes: &mut FieldErrors) {
         match now.iter().find(|container| container.text("name") == name) {
             None => causes.forbidden(path, &format!("existing ephemeral containers {name:?} may not be removed\n")),
             Some(container) if !same(Some(container), Some(before)) => {
-                let shown = diff::unified(before, container);
+                let [was, now] = [before, container].map(|container| internal::shown("core.EphemeralContainer", Some(container)));
+                let shown = diff::in_order(&was, &now);
                 causes.forbidden(path, &format!("existing ephemeral containers {name:?} may not be changed\n{shown}"));
             }
             Some(_) => {}

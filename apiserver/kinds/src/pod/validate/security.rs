@@ -5,8 +5,11 @@ use std::collections::HashSet;
 use api::field_errors::FieldErrors;
 use serde_json::Value;
 
-use super::{Whole, descending_path};
-use crate::common::{Path, Read, name_rules, not_supported};
+use super::{Whole, descending_path, windows};
+use crate::{
+    common::{Path, Read, name_rules, not_supported},
+    schema::internal,
+};
 
 const PROFILES: &[&str] = &["Localhost", "RuntimeDefault", "Unconfined"];
 
@@ -39,17 +42,21 @@ pub fn container(container: &Value, whole: &Whole<'_>, path: Path<'_>, causes: &
     if mount == "Unmasked" && whole.host_users() {
         causes.invalid(path.field("procMount"), mount, "`hostUsers` must be false to use `Unmasked`");
     }
-    profiles(context, path, causes);
-    if context.flag("allowPrivilegeEscalation") != Some(false) {
-        return;
+    seccomp(context.at("seccompProfile"), path.field("seccompProfile"), causes);
+    if context.flag("allowPrivilegeEscalation") == Some(false) {
+        no_escalation(context, path, causes);
     }
+    options_and_profile(context, path, causes);
+}
+
+fn no_escalation(context: &Value, path: Path<'_>, causes: &mut FieldErrors) {
     if context.is_true("privileged") {
         let text = "cannot set `allowPrivilegeEscalation` to false and `privileged` to true";
-        causes.invalid(path, context.clone(), text);
+        causes.invalid(path, internal::shown("core.SecurityContext", Some(context)), text);
     }
     if context.at("capabilities").list("add").iter().any(|c| c == "CAP_SYS_ADMIN") {
         let text = "cannot set `allowPrivilegeEscalation` to false and `capabilities.Add` CAP_SYS_ADMIN";
-        causes.invalid(path, context.clone(), text);
+        causes.invalid(path, internal::shown("core.SecurityContext", Some(context)), text);
     }
 }
 
@@ -91,16 +98,20 @@ fn choice(context: &Value, field: &str, allowed: &[&str], path: Path<'_>, causes
 }
 
 fn profiles(context: &Value, path: Path<'_>, causes: &mut FieldErrors) {
-    if let Some(profile) = context.at("seccompProfile") {
-        seccomp(profile, path.field("seccompProfile"), causes);
-    }
+    seccomp(context.at("seccompProfile"), path.field("seccompProfile"), causes);
+    options_and_profile(context, path, causes);
+}
+
+fn options_and_profile(context: &Value, path: Path<'_>, causes: &mut FieldErrors) {
+    windows::options(context, path, causes);
     if let Some(profile) = context.at("appArmorProfile") {
         app_armor(profile, path.field("appArmorProfile"), causes);
     }
 }
 
 /// `validateSeccompProfileField`
-fn seccomp(profile: &Value, path: Path<'_>, causes: &mut FieldErrors) {
+fn seccomp(profile: Option<&Value>, path: Path<'_>, causes: &mut FieldErrors) {
+    let Some(profile) = profile else { return };
     let (typ, file, at) = (profile.text("type"), profile.at("localhostProfile"), path.field("localhostProfile"));
     if typ.is_empty() {
         causes.required(path.field("type"), "type is required when seccompProfile is set");
@@ -110,7 +121,9 @@ fn seccomp(profile: &Value, path: Path<'_>, causes: &mut FieldErrors) {
     match (typ, file.and_then(Value::as_str)) {
         ("Localhost", None) => causes.required(at, "must be set when seccomp type is Localhost"),
         ("Localhost", Some(file)) => descending_path(file, at, causes),
-        (_, Some(_)) => causes.invalid(at, profile.clone(), "can only be set when seccomp type is Localhost"),
+        (_, Some(_)) => {
+            causes.invalid(at, internal::shown("core.SeccompProfile", Some(profile)), "can only be set when seccomp type is Localhost")
+        }
         _ => {}
     }
 }

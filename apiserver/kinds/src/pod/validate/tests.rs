@@ -441,7 +441,7 @@ fn faults_of_the_pod_itself() {
             "/spec/containers/0/securityContext",
             json!({"privileged": true, "allowPrivilegeEscalation": false}),
             &[
-                "spec.containers[0].securityContext: Invalid value: {\"privileged\":true,\"allowPrivilegeEscalation\":false}: cannot set `allowPrivilegeEscalation` to false and `privileged` to true",
+                "spec.containers[0].securityContext: Invalid value: {\"Capabilities\":null,\"Privileged\":true,\"SELinuxOptions\":null,\"WindowsOptions\":null,\"RunAsUser\":null,\"RunAsGroup\":null,\"RunAsNonRoot\":null,\"ReadOnlyRootFilesystem\":null,\"AllowPrivilegeEscalation\":false,\"ProcMount\":null,\"SeccompProfile\":null,\"AppArmorProfile\":null}: cannot set `allowPrivilegeEscalation` to false and `privileged` to true",
             ],
         ),
         ("/spec/os", json!({"name": "plan9"}), &["spec.os: Unsupported value: \"plan9\": supported values: \"linux\", \"windows\""]),

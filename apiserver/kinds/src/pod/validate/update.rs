@@ -6,10 +6,13 @@ use api::{annotations::CONFIG_MIRROR, field_errors::FieldErrors};
 use serde_json::{Value, json};
 
 use super::{annotations::APP_ARMOR, scheduling};
-use crate::common::{
-    Path, Read, diff,
-    edit::{carry, each},
-    read::same,
+use crate::{
+    common::{
+        Path, Read, diff,
+        edit::{carry, each},
+        read::same,
+    },
+    schema::internal,
 };
 
 const UPDATABLE: &str = "`spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)";
@@ -24,6 +27,7 @@ pub fn pod(new: &Value, old: &Value, causes: &mut FieldErrors) {
         if new.list(list).len() != old.list(list).len() {
             return causes.forbidden(path.field(list), "pod updates may not add or remove containers");
         }
+        images(new.list(list), path.field(list), causes);
     }
     if !deadline(new, old, path.field("activeDeadlineSeconds"), causes) {
         return;
@@ -35,7 +39,8 @@ pub fn pod(new: &Value, old: &Value, causes: &mut FieldErrors) {
     }
     let rest = without_updatable(new, old, path, causes);
     if !same(Some(&rest), Some(old)) {
-        let text = format!("pod updates may not change fields other than {UPDATABLE}\n{}", diff::unified(old, &rest));
+        let [was, now] = [old, &rest].map(|spec| internal::shown("core.PodSpec", Some(spec)));
+        let text = format!("pod updates may not change fields other than {UPDATABLE}\n{}", diff::in_order(&was, &now));
         causes.forbidden(path, &text);
     }
 }
@@ -57,6 +62,19 @@ pub fn annotations(new: &Value, old: &Value, causes: &mut FieldErrors) {
     }
     for (key, _) in new.and_then(Value::as_object).into_iter().flatten().filter(|(k, _)| old.at(k).is_none()) {
         guard(key, "add");
+    }
+}
+
+/// `ValidateContainerUpdates`: who changes an image names one, with nothing around it.
+fn images(containers: &[Value], path: Path<'_>, causes: &mut FieldErrors) {
+    for (i, image) in containers.iter().map(|container| container.text("image")).enumerate() {
+        let at = path.index(i);
+        if image.is_empty() {
+            causes.required(at.field("image"), "");
+        }
+        if image.trim() != image {
+            causes.invalid(at.field("image"), image, "must not have leading or trailing whitespace");
+        }
     }
 }
 
@@ -152,11 +170,13 @@ fn node_affinity(new: Option<&Value>, old: Option<&Value>, path: Path<'_>, cause
         return;
     }
     if now.len() != before.len() {
-        return causes.invalid(at, now, "no additions/deletions to non-empty NodeSelectorTerms list are allowed");
+        let shown = if now.is_empty() { Value::Null } else { internal::shown_each("core.NodeSelectorTerm", &now) };
+        return causes.invalid(at, shown, "no additions/deletions to non-empty NodeSelectorTerms list are allowed");
     }
     for (i, (now, before)) in now.iter().zip(&before).enumerate() {
         if !only_added(now, before) {
-            causes.invalid(format!("{at}[{i}]"), now.clone(), "only additions are allowed (no mutations or deletions)");
+            let shown = internal::shown("core.NodeSelectorTerm", Some(now));
+            causes.invalid(format!("{at}[{i}]"), shown, "only additions are allowed (no mutations or deletions)");
         }
     }
 }
@@ -204,7 +224,12 @@ mod tests {
 
     #[test]
     fn what_may_not_change_is_named() {
-        let cases: [(Change, &str); 6] = [
+        let cases: [(Change, &str); 8] = [
+            (|p| p["spec"]["containers"][0]["image"] = json!(""), "spec.containers[0].image: Required value"),
+            (
+                |p| p["spec"]["containers"][0]["image"] = json!(" i"),
+                "spec.containers[0].image: Invalid value: \" i\": must not have leading or trailing whitespace",
+            ),
             (
                 |p| p["spec"]["activeDeadlineSeconds"] = json!(11),
                 "spec.activeDeadlineSeconds: Invalid value: 11: must be less than or equal to previous value",
@@ -238,7 +263,7 @@ mod tests {
         assert_eq!(found.len(), 1);
         let start = "spec: Forbidden: pod updates may not change fields other than `spec.containers[*].image`,";
         assert!(found[0].starts_with(start), "{}", found[0]);
-        assert!(found[0].contains("\n- \"nodeName\": \"n\",\n+ \"nodeName\": \"m\",\n"), "{}", found[0]);
+        assert!(found[0].contains("\n- \"NodeName\": \"n\",\n+ \"NodeName\": \"m\",\n"), "{}", found[0]);
     }
 
     #[test]

@@ -12,7 +12,7 @@ use api::{
     },
     task::Group,
 };
-use apiserver::identity::{Attributes, Decision, User};
+use apiserver::identity::{Attributes, User};
 use client::{
     Caches,
     kube::{
@@ -63,7 +63,7 @@ async fn rights(door: &Door, name: &str, groups: &[&str]) -> BTreeSet<String> {
                 namespace: "kube-system",
                 ..Attributes::default()
             };
-            if matches!(door.engine.authorize(&asked), Decision::Allow(_)) {
+            if door.engine.verdict(&asked).await.is_allowed() {
                 rights.insert(format!("{verb} {resource}.{group}"));
             }
         }

@@ -72,8 +72,6 @@ fn parts(expr: &Expr) -> Vec<&Expr> {
     }
 }
 
-/// What an operand begins with, and a field of a literal with a name, as cel-go's parser lists it.
-
 struct Parser {
     tokens: Vec<(usize, Token)>,
     next: usize,

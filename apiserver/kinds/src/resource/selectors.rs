@@ -1,7 +1,6 @@
 //! Selectors, tolerations and taints of devices -> what is wrong with them.
 
 use api::field_errors::FieldErrors;
-use cel::{Checker, T};
 use serde_json::Value;
 
 use super::{each, expressions};

@@ -6,15 +6,19 @@ use std::{
     borrow::Cow,
     fmt,
     ops::Range,
-    sync::atomic::{AtomicU32, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
 };
 
 use api::Key;
+use arc_swap::{ArcSwapOption, Guard};
 use bytes::{BufMut, Bytes, BytesMut};
 use serde::{Deserialize, de::Error as _};
 use serde_json::Value;
 
-use super::{head::Head, meta};
+use super::{head::Head, messages::Message, meta};
 use crate::kind::Kind;
 
 const VERSION: &[u8] = b"\"resourceVersion\":\"";
@@ -32,6 +36,8 @@ pub struct Object {
     head: Head,
     /// Length of its protobuf message once it was written, else 0.
     message_len: AtomicU32,
+    /// That message, where it is kept ([`super::messages`]).
+    message: ArcSwapOption<Message>,
     /// Length of the kind and version that the bytes begin with, 0 where they do not.
     typed_len: u16,
     /// The read step ([`ReadStep::number`]) that left it as it is; 0 for none.
@@ -67,6 +73,7 @@ impl Object {
             key,
             head,
             message_len: AtomicU32::default(),
+            message: ArcSwapOption::default(),
             unchanged_by: AtomicU32::default(),
         })
     }
@@ -82,6 +89,7 @@ impl Object {
             key,
             head,
             message_len: AtomicU32::default(),
+            message: ArcSwapOption::default(),
             unchanged_by: AtomicU32::default(),
         }
     }
@@ -95,6 +103,7 @@ impl Object {
             key,
             head: Head::default(),
             message_len: AtomicU32::default(),
+            message: ArcSwapOption::default(),
             typed_len: 0,
             unchanged_by: AtomicU32::default(),
         }
@@ -187,6 +196,16 @@ impl Object {
 
     pub(crate) fn know_message_len(&self, length: usize) {
         self.message_len.store(u32::try_from(length).unwrap_or_default(), Ordering::Relaxed);
+    }
+
+    /// That message, if it is kept.
+    pub(crate) fn message(&self) -> Guard<Option<Arc<Message>>> {
+        self.message.load()
+    }
+
+    /// [`super::messages::Messages`] alone counts what is kept.
+    pub(super) fn set_message(&self, message: Option<Message>) {
+        self.message.store(message.map(Arc::new));
     }
 
     /// JSON as it is stored, without a resource version.
@@ -391,6 +410,7 @@ mod tests {
             key: Key::default(),
             head: Head::default(),
             message_len: AtomicU32::default(),
+            message: ArcSwapOption::default(),
             typed_len: typed_len(&stored),
             unchanged_by: AtomicU32::default(),
             stored,

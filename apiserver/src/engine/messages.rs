@@ -5,15 +5,12 @@
 
 use std::{
     collections::VecDeque,
-    sync::{
-        Arc, Weak,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Weak},
 };
 
 use parking_lot::Mutex;
 
-use super::object::Object;
+use super::object::{Message, Object};
 
 /// Of all messages that are kept, with what each takes besides.
 pub(crate) const KEPT_BYTES_MAX: usize = 64 << 20;
@@ -21,12 +18,6 @@ pub(crate) const KEPT_BYTES_MAX: usize = 64 << 20;
 const MESSAGE_BYTES: usize = 320;
 /// How many are looked at for one that wants room.
 const LOOKED_AT: usize = 4;
-
-/// The message of what is stored, under the object's own revision.
-pub(crate) struct Message {
-    bytes: Box<[u8]>,
-    was_read: AtomicBool,
-}
 
 /// Which messages are kept.
 pub(crate) struct Messages {
@@ -39,16 +30,6 @@ struct Kept {
     /// Whose, and how much it takes; the one that was looked at last comes last.
     queue: VecDeque<(Weak<Object>, usize)>,
     bytes: usize,
-}
-
-impl Message {
-    pub fn read(&self) -> &[u8] {
-        // Most are marked already, and what is only read stays in the caches of all cores.
-        if !self.was_read.load(Ordering::Relaxed) {
-            self.was_read.store(true, Ordering::Relaxed);
-        }
-        &self.bytes
-    }
 }
 
 impl Default for Messages {
@@ -66,12 +47,12 @@ impl Messages {
     pub fn keep(&self, object: &Arc<Object>, message: Vec<u8>) {
         let size = message.len() + MESSAGE_BYTES;
         let mut kept = self.kept.lock();
-        if object.message().is_some() || !kept.make_room(size, self.bytes_max) {
+        if size > self.bytes_max || object.message().is_some() || !kept.make_room(size, self.bytes_max) {
             return;
         }
         kept.queue.push_back((Arc::downgrade(object), size));
         kept.bytes += size;
-        object.set_message(Some(Message { bytes: message.into(), was_read: AtomicBool::default() }));
+        object.set_message(Some(Message::new(message)));
     }
 }
 
@@ -83,7 +64,7 @@ impl Kept {
             }
             let Some((object, taken)) = self.queue.pop_front() else { break };
             match object.upgrade() {
-                Some(object) if object.message().as_ref().is_some_and(|message| message.was_read.swap(false, Ordering::Relaxed)) => {
+                Some(object) if object.message().as_ref().is_some_and(|message| message.was_read()) => {
                     self.queue.push_back((Arc::downgrade(&object), taken));
                 }
                 gone_or_unread => {
@@ -114,18 +95,16 @@ mod tests {
         let room = 8;
         let messages = Messages::new(room * (MESSAGE_BYTES + 10));
         let objects: Vec<_> = (0..100).map(|at| object(&at.to_string())).collect();
-        let has = |object: &Arc<Object>| object.message().as_ref().is_some_and(|message| message.bytes.len() == 10);
-        for object in &objects {
+        for (at, object) in objects.iter().enumerate() {
             messages.keep(object, vec![1; 10]);
             // Somebody lists the first two all the while.
-            for often in &objects[..2] {
-                assert!(has(often), "what is read is kept");
-                often.message().as_ref().unwrap().read();
+            for often in objects[..2].iter().take(at + 1) {
+                assert_eq!(often.message().as_ref().expect("what is read is kept").read(), [1; 10]);
             }
         }
-        assert_eq!(objects.iter().filter(|object| has(object)).count(), room);
+        assert_eq!(objects.iter().filter(|object| object.message().is_some()).count(), room);
         messages.keep(&objects[0], vec![1; 20]);
-        assert!(has(&objects[0]), "it is kept once");
+        assert_eq!(objects[0].message().as_ref().expect("it is kept once").read(), [1; 10]);
         messages.keep(&objects[50], vec![1; room * (MESSAGE_BYTES + 10) + 1]);
         assert!(objects[50].message().is_none(), "more than there is room for in all");
         let kept = messages.kept.lock();

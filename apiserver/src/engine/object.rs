@@ -8,7 +8,7 @@ use std::{
     ops::Range,
     sync::{
         Arc,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
 };
 
@@ -18,7 +18,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use serde::{Deserialize, de::Error as _};
 use serde_json::Value;
 
-use super::{head::Head, messages::Message, meta};
+use super::{head::Head, meta};
 use crate::kind::Kind;
 
 const VERSION: &[u8] = b"\"resourceVersion\":\"";
@@ -36,7 +36,7 @@ pub struct Object {
     head: Head,
     /// Length of its protobuf message once it was written, else 0.
     message_len: AtomicU32,
-    /// That message, where it is kept ([`super::messages`]).
+    /// That message, where it is kept.
     message: ArcSwapOption<Message>,
     /// Length of the kind and version that the bytes begin with, 0 where they do not.
     typed_len: u16,
@@ -44,6 +44,12 @@ pub struct Object {
     ///
     /// [`ReadStep::number`]: crate::kind::ReadStep::number
     unchanged_by: AtomicU32,
+}
+
+/// The protobuf message of what is stored, under the object's own revision.
+pub(crate) struct Message {
+    bytes: Box<[u8]>,
+    was_read: AtomicBool,
 }
 
 /// Where `metadata.resourceVersion` goes when the object is shown.
@@ -203,7 +209,7 @@ impl Object {
         self.message.load()
     }
 
-    /// [`super::messages::Messages`] alone counts what is kept.
+    /// For who counts what is kept.
     pub(super) fn set_message(&self, message: Option<Message>) {
         self.message.store(message.map(Arc::new));
     }
@@ -280,6 +286,25 @@ impl Object {
         out.put_slice(Digits::of(rev).text());
         out.put_slice(comma);
         out.put_slice(&self.stored[at..part.end]);
+    }
+}
+
+impl Message {
+    pub fn new(bytes: Vec<u8>) -> Self {
+        Self { bytes: bytes.into(), was_read: AtomicBool::default() }
+    }
+
+    pub fn read(&self) -> &[u8] {
+        // Most are marked already, and what is only read stays in the caches of all cores.
+        if !self.was_read.load(Ordering::Relaxed) {
+            self.was_read.store(true, Ordering::Relaxed);
+        }
+        &self.bytes
+    }
+
+    /// Whether it was read since this was last asked.
+    pub fn was_read(&self) -> bool {
+        self.was_read.swap(false, Ordering::Relaxed)
     }
 }
 

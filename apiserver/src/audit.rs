@@ -8,6 +8,7 @@ mod log;
 mod policy;
 
 use std::{
+    borrow::Cow,
     collections::BTreeMap,
     fmt::Write,
     sync::{
@@ -29,7 +30,7 @@ use crate::{
 };
 
 use self::{
-    event::{Event, ObjectRef, ResponseStatus, UserInfo},
+    event::{Annotations, Event, ObjectRef, ResponseStatus, UserInfo},
     policy::{Level, Stage, Verdict},
 };
 pub use self::{
@@ -107,7 +108,7 @@ struct Said {
     impersonated: Option<(Arc<User>, &'static str)>,
     object: Option<ObjectRef>,
     request: Option<Box<RawValue>>,
-    annotations: BTreeMap<String, String>,
+    annotations: Annotations,
 }
 
 /// How a request ended: its HTTP status, and the Status that was answered, if one was.
@@ -209,10 +210,10 @@ impl Audit {
     }
 
     /// The first value of a key stands.
-    pub fn annotate(&self, annotations: impl IntoIterator<Item = (String, String)>) {
+    pub fn annotate<T: Into<Cow<'static, str>>>(&self, annotations: impl IntoIterator<Item = (T, T)>) {
         let mut said = self.said.lock();
         for (key, value) in annotations {
-            said.annotations.entry(key).or_insert(value);
+            said.annotations.entry(key.into()).or_insert_with(|| value.into());
         }
     }
 

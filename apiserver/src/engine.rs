@@ -17,6 +17,7 @@ pub mod kind;
 pub(crate) mod list;
 mod locked;
 pub(crate) mod managed_fields;
+pub(crate) mod messages;
 pub(crate) mod meta;
 mod object;
 mod opened;
@@ -81,6 +82,8 @@ pub struct Engine {
     pub(crate) auth: Auth,
     pub(crate) group: api::task::Group,
     pub(crate) stop: Arc<Stop>,
+    /// Of objects that are read in protobuf again and again.
+    pub(crate) messages: Arc<messages::Messages>,
     /// All caches have come this far.
     pub(crate) applied: watch::Sender<Rev>,
     pub(crate) loaded: watch::Sender<bool>,
@@ -107,6 +110,7 @@ impl Engine {
             auth,
             group,
             stop,
+            messages: Arc::default(),
             applied: watch::Sender::new(0),
             loaded: watch::Sender::new(false),
             forgotten: AtomicU64::new(0),

@@ -29,7 +29,7 @@ pub(crate) use go::word;
 pub use table::{Definition, Element, Field, ListType, MapType, Semantics, Table, Text, Type};
 pub use tables::Tables;
 pub use wire::enveloped;
-pub(crate) use wire::{ENVELOPE_END, put_bytes, put_envelope};
+pub(crate) use wire::{ENVELOPE_END, put_bytes, put_envelope, put_head};
 pub use wire::{MAGIC, Wire, WireError, Writer};
 
 /// What to do with fields that are unknown or given twice (`fieldValidation`).

@@ -32,11 +32,11 @@ mod writing;
 
 use aboard::{Kubectl, Place};
 
+/// Of any server.
+const CLUSTER: &[aboard::Topic] = &[("about", cluster::about), ("config", cluster::config), ("discovery", cluster::discovery)];
+
 /// What needs no node.
 const OBJECTS: &[aboard::Topic] = &[
-    ("about", cluster::about),
-    ("config", cluster::config),
-    ("discovery", cluster::discovery),
     ("namespaces", objects::namespaces),
     ("create", objects::create),
     ("labels", objects::labels),
@@ -86,24 +86,26 @@ const PODS: &[aboard::Topic] = &[
 const PACKETS: &[aboard::Topic] =
     &[("cluster-ip", services::cluster_ip), ("node-port", services::node_port), ("tables", services::tables), ("restart", again::restart)];
 
+// A machine has one node at a time. Tests begin in the order of their names: those that need none come first, beside the first that does.
+
 #[test]
-fn objects_with_kubectl_1_20() {
-    aboard::walk(Place::Server, Kubectl::Old, &[OBJECTS]);
+fn a_kubectl_1_20_and_objects() {
+    aboard::walk(Place::Server, Kubectl::Old, &[CLUSTER, OBJECTS]);
 }
 
 #[test]
-fn objects_with_the_newer_kubectl() {
-    aboard::walk(Place::Server, Kubectl::Newer, &[OBJECTS]);
+fn a_newer_kubectl_and_objects() {
+    aboard::walk(Place::Server, Kubectl::Newer, &[CLUSTER, OBJECTS]);
 }
 
 #[test]
 fn a_node_with_kubectl_1_20() {
-    aboard::walk(Place::Node, Kubectl::Old, &[OBJECTS, PODS]);
+    aboard::walk(Place::Node, Kubectl::Old, &[CLUSTER, PODS]);
 }
 
 #[test]
 fn a_node_with_the_newer_kubectl() {
-    aboard::walk(Place::Node, Kubectl::Newer, &[OBJECTS, PODS]);
+    aboard::walk(Place::Node, Kubectl::Newer, &[CLUSTER, PODS]);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! What is known of a request -> an `audit.k8s.io/v1` Event, a line of JSON with the fields in upstream's order.
 
-use std::collections::BTreeMap;
+use std::{borrow::Cow, cell::Cell, collections::BTreeMap};
 
 use api::time::{Timestamp, rfc3339_micro};
 use bytes::Bytes;
@@ -9,6 +9,12 @@ use serde_json::{Value, value::RawValue};
 
 use super::policy::{Level, Stage};
 use crate::identity::{Attributes, User};
+
+/// By key; most of them are the same words with each request.
+pub(super) type Annotations = BTreeMap<Cow<'static, str>, Cow<'static, str>>;
+
+/// Room for most lines.
+const LINE_BYTES_USUAL: usize = 1024;
 
 pub(super) struct Event<'a> {
     pub level: Level,
@@ -27,7 +33,7 @@ pub(super) struct Event<'a> {
     pub response: Option<&'a RawValue>,
     pub received: Timestamp,
     pub now: Timestamp,
-    pub annotations: &'a BTreeMap<String, String>,
+    pub annotations: &'a Annotations,
 }
 
 #[derive(Serialize)]
@@ -90,7 +96,8 @@ struct AuthenticationMetadata<'a> {
 
 impl Event<'_> {
     pub fn line(&self) -> Bytes {
-        let mut line = serde_json::to_vec(self).expect("strings, numbers and JSON can be written");
+        let mut line = Vec::with_capacity(LINE_BYTES_USUAL);
+        serde_json::to_writer(&mut line, self).expect("strings, numbers and JSON can be written");
         line.push(b'\n');
         line.into()
     }
@@ -132,12 +139,52 @@ impl Serialize for Event<'_> {
         if let Some(response) = self.response {
             map.serialize_entry("responseObject", response)?;
         }
-        map.serialize_entry("requestReceivedTimestamp", &rfc3339_micro(self.received))?;
-        map.serialize_entry("stageTimestamp", &rfc3339_micro(self.now))?;
+        map.serialize_entry("requestReceivedTimestamp", &Micros(self.received))?;
+        map.serialize_entry("stageTimestamp", &Micros(self.now))?;
         if !self.annotations.is_empty() {
             map.serialize_entry("annotations", self.annotations)?;
         }
         map.end()
+    }
+}
+
+/// A time as [`rfc3339_micro`] writes it.
+struct Micros(Timestamp);
+
+thread_local! {
+    /// The last second that was written, and its text: as good as all events of a thread that are told of in one second share it.
+    static SECOND: Cell<(i64, [u8; SECOND_LEN])> = const { Cell::new((i64::MIN, [0; SECOND_LEN])) };
+}
+
+/// `2026-01-02T03:04:05`
+const SECOND_LEN: usize = 19;
+const MICROS_LEN: usize = SECOND_LEN + ".000006Z".len();
+
+impl Micros {
+    fn text(&self) -> Option<[u8; MICROS_LEN]> {
+        let (second, mut micros) = (self.0.as_second(), u32::try_from(self.0.subsec_microsecond()).ok()?);
+        let (known, mut text) = SECOND.get();
+        if known != second {
+            text = rfc3339_micro(self.0).as_bytes().first_chunk().copied()?;
+            SECOND.set((second, text));
+        }
+        let mut out = *b"0000-00-00T00:00:00.000000Z";
+        out[..SECOND_LEN].copy_from_slice(&text);
+        for digit in out[SECOND_LEN + 1..MICROS_LEN - 1].iter_mut().rev() {
+            *digit = b'0' + (micros % 10) as u8;
+            micros /= 10;
+        }
+        Some(out)
+    }
+}
+
+impl Serialize for Micros {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        // Before the epoch parts of a second are negative.
+        match self.text() {
+            Some(text) => to.serialize_str(std::str::from_utf8(&text).unwrap_or_default()),
+            None => to.serialize_str(&rfc3339_micro(self.0)),
+        }
     }
 }
 
@@ -202,5 +249,21 @@ pub(super) fn drop_managed_fields(object: &mut Value) {
     }
     for row in object.get_mut("rows").and_then(Value::as_array_mut).into_iter().flatten() {
         row.get_mut("object").into_iter().for_each(forget);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_written_as_everywhere() {
+        let second = 1_796_000_000_000_000;
+        for micros in
+            [second, second + 7, second + 999_999, second + 1_000_000, second + 5, 0, 1, -1, -1_000_001, i64::from(u32::MAX) * 1_000_000]
+        {
+            let at = Timestamp::from_microsecond(micros).unwrap();
+            assert_eq!(serde_json::to_value(Micros(at)).unwrap(), rfc3339_micro(at), "{micros}");
+        }
     }
 }

@@ -2,9 +2,11 @@
 //!
 //! Sources: apiserver `plugin/pkg/audit/{log,buffered}`, `pkg/server/options/audit.go`; for the names of old files lumberjack, which writes them upstream.
 //!
-//! One thread writes: whatever has come meanwhile goes into one write. A request waits for its own event unless they are written in batches.
+//! One thread writes: whatever has come meanwhile goes into one write, and in a crowd it waits a moment for more. A request waits for its own event unless
+//! they are written in batches.
 
 use std::{
+    collections::VecDeque,
     fs::{self, File, OpenOptions},
     io::{self, Write},
     os::unix::fs::OpenOptionsExt,
@@ -19,14 +21,15 @@ use std::{
 use api::time::Timestamp;
 use async_trait::async_trait;
 use bytes::Bytes;
+use parking_lot::{Condvar, Mutex};
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
+    sync::{OwnedSemaphorePermit, Semaphore, oneshot},
     time::timeout,
 };
 
 use super::Sink;
 
-/// Of events that wait to be written (upstream: `--audit-log-batch-buffer-size`).
+/// Of events that wait to be written and for which nobody waits (upstream: `--audit-log-batch-buffer-size`).
 const BUFFERED_MAX: usize = 10_000;
 /// Of all events that wait, together.
 const WAITING_BYTES_MAX: usize = 64 << 20;
@@ -34,7 +37,14 @@ const WAITING_BYTES_MAX: usize = 64 << 20;
 const WRITE_BYTES_MAX: usize = 1 << 20;
 /// Until an event must be written that a request waits for. Upstream waits for ever.
 const WRITTEN_BOUND: Duration = Duration::from_secs(10);
+/// Room that stays for the next write.
+const KEPT_BYTES: usize = 64 << 10;
 const SECONDS_OF_A_DAY: i64 = 24 * 60 * 60;
+/// As many events in one write are a crowd: before the next write more are waited for.
+const CROWD: usize = 4;
+const CROWD_PAUSE: Duration = Duration::from_micros(250);
+/// The same where nobody waits for them (upstream's `--audit-log-batch-max-wait` is 30 s).
+const BATCH_PAUSE: Duration = Duration::from_millis(5);
 
 /// Where the log is, and when it is turned over.
 #[derive(Clone, Debug)]
@@ -64,17 +74,79 @@ pub enum LogMode {
 /// See the module.
 pub struct Log {
     mode: LogMode,
-    send: mpsc::Sender<Entry>,
+    queue: Arc<Queue>,
     /// Of [`WAITING_BYTES_MAX`], in KiB.
     room: Arc<Semaphore>,
     /// Somebody waited in vain, and nothing was written since: nobody else waits for the disk.
     is_stuck: Arc<AtomicBool>,
 }
 
+/// Events that wait to be written. (Not a channel: whoever brings one need not wake a writer that is up, or that waits for more.)
+#[derive(Default)]
+struct Queue {
+    waiting: Mutex<Waiting>,
+    comes: Condvar,
+}
+
+#[derive(Default)]
+struct Waiting {
+    entries: VecDeque<Entry>,
+    /// The writer is to be woken.
+    is_asleep: bool,
+    /// The log is gone: what is there is the last.
+    is_ended: bool,
+}
+
 struct Entry {
     event: Bytes,
     written: Option<oneshot::Sender<bool>>,
     _room: OwnedSemaphorePermit,
+}
+
+impl Queue {
+    /// False where there are so many that it is not taken.
+    fn put(&self, entry: Entry, most: usize) -> bool {
+        let mut waiting = self.waiting.lock();
+        if waiting.entries.len() >= most {
+            return false;
+        }
+        waiting.entries.push_back(entry);
+        if std::mem::take(&mut waiting.is_asleep) {
+            drop(waiting);
+            self.comes.notify_one();
+        }
+        true
+    }
+
+    fn end(&self) {
+        self.waiting.lock().is_ended = true;
+        self.comes.notify_one();
+    }
+
+    /// All that there are, as many as one write takes, once there are any; `None` after the last. `pause`: so long more are waited for.
+    fn take(&self, pause: Duration) -> Option<Vec<Entry>> {
+        let mut waiting = self.waiting.lock();
+        while waiting.entries.is_empty() {
+            if waiting.is_ended {
+                return None;
+            }
+            waiting.is_asleep = true;
+            self.comes.wait(&mut waiting);
+        }
+        waiting.is_asleep = false;
+        if !pause.is_zero() && !waiting.is_ended {
+            // Nobody wakes it: that is what the pause is for.
+            self.comes.wait_for(&mut waiting, pause);
+        }
+        let (mut bytes, mut count) = (0, 0);
+        while bytes < WRITE_BYTES_MAX
+            && let Some(entry) = waiting.entries.get(count)
+        {
+            bytes += entry.event.len();
+            count += 1;
+        }
+        Some(waiting.entries.drain(..count).collect())
+    }
 }
 
 impl Log {
@@ -85,11 +157,11 @@ impl Log {
     pub fn open(config: LogConfig) -> io::Result<Self> {
         let mode = config.mode;
         let mut writer = Writer::open(config)?;
-        let (send, receive) = mpsc::channel(BUFFERED_MAX);
+        let queue = Arc::<Queue>::default();
         let (room, is_stuck) = (Arc::new(Semaphore::new(WAITING_BYTES_MAX >> 10)), Arc::<AtomicBool>::default());
-        let stuck = is_stuck.clone();
-        std::thread::Builder::new().name("audit-log".into()).spawn(move || writer.run(receive, &stuck))?;
-        Ok(Self { mode, send, room, is_stuck })
+        let (taken, stuck) = (queue.clone(), is_stuck.clone());
+        std::thread::Builder::new().name("audit-log".into()).spawn(move || writer.run(&taken, &stuck))?;
+        Ok(Self { mode, queue, room, is_stuck })
     }
 
     /// How much of the room an event takes.
@@ -100,12 +172,18 @@ impl Log {
     async fn wait(&self, event: Bytes) -> Result<(), String> {
         let (written, told) = oneshot::channel();
         let room = self.room.clone().acquire_many_owned(Self::kib(&event)).await.map_err(|error| error.to_string())?;
-        let entry = Entry { event, written: Some(written), _room: room };
-        self.send.send(entry).await.map_err(|_| "the audit log has ended".to_owned())?;
+        // There are no more of them than there is room for.
+        self.queue.put(Entry { event, written: Some(written), _room: room }, usize::MAX);
         match told.await {
             Ok(true) => Ok(()),
             _ => Err("the audit log was not written".to_owned()),
         }
+    }
+}
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        self.queue.end();
     }
 }
 
@@ -135,7 +213,8 @@ impl Sink for Log {
     fn take_now(&self, event: Bytes) -> Result<(), String> {
         let too_many = "too many events wait to be written";
         let room = self.room.clone().try_acquire_many_owned(Self::kib(&event)).map_err(|_| too_many.to_owned())?;
-        self.send.try_send(Entry { event, written: None, _room: room }).map_err(|_| too_many.to_owned())
+        let is_taken = self.queue.put(Entry { event, written: None, _room: room }, BUFFERED_MAX);
+        if is_taken { Ok(()) } else { Err(too_many.to_owned()) }
     }
 }
 
@@ -157,24 +236,26 @@ impl Writer {
         Ok(Self { config, out, is_failing: false })
     }
 
-    fn run(&mut self, mut receive: mpsc::Receiver<Entry>, is_stuck: &AtomicBool) {
-        let mut waiting = Vec::new();
-        while let Some(first) = receive.blocking_recv() {
-            let mut text = first.event.to_vec();
-            waiting.extend(first.written);
-            while text.len() < WRITE_BYTES_MAX
-                && let Ok(next) = receive.try_recv()
-            {
-                text.extend_from_slice(&next.event);
-                waiting.extend(next.written);
-            }
+    fn run(&mut self, queue: &Queue, is_stuck: &AtomicBool) {
+        let (mut text, mut last) = (Vec::new(), 0);
+        loop {
+            let pause = match self.config.mode {
+                LogMode::Batch => BATCH_PAUSE,
+                _ if last >= CROWD => CROWD_PAUSE,
+                _ => Duration::ZERO,
+            };
+            let Some(entries) = queue.take(pause) else { return };
+            text.clear();
+            entries.iter().for_each(|entry| text.extend_from_slice(&entry.event));
             let written = self.write(&text);
             is_stuck.store(false, Ordering::Relaxed);
             self.tell(written.as_ref().err());
-            for one in waiting.drain(..) {
+            last = entries.len();
+            for one in entries.into_iter().filter_map(|entry| entry.written) {
                 // Who waits no longer need not know.
                 let _ = one.send(written.is_ok());
             }
+            text.shrink_to(KEPT_BYTES);
         }
     }
 
@@ -336,14 +417,49 @@ mod tests {
 
     #[tokio::test]
     async fn a_disk_that_hangs_is_waited_for_once() {
-        let (send, mut never) = mpsc::channel(BUFFERED_MAX);
-        let log = |mode| Log { mode, send: send.clone(), room: Arc::new(Semaphore::new(4)), is_stuck: Arc::new(AtomicBool::new(true)) };
+        // Nobody takes anything out of it.
+        let queue = Arc::<Queue>::default();
+        let log = |mode| Log { mode, queue: queue.clone(), room: Arc::new(Semaphore::new(4)), is_stuck: Arc::new(AtomicBool::new(true)) };
         assert_eq!(log(LogMode::BlockingStrict).take(Bytes::from_static(b"x")).await.unwrap_err(), "the audit log is not written");
         let blocking = log(LogMode::Blocking);
         blocking.take(Bytes::from_static(b"x")).await.unwrap();
         blocking.take(Bytes::from(vec![b'x'; 2 << 10])).await.unwrap();
         assert_eq!(blocking.take(Bytes::from_static(b"x")).await.unwrap_err(), "too many events wait to be written", "bytes are counted");
-        assert_eq!(never.recv().await.unwrap().event, "x");
+        assert_eq!(queue.take(Duration::ZERO).unwrap()[0].event, "x");
+    }
+
+    #[tokio::test]
+    async fn a_crowd_is_written_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let sorted = |text: &str| text.lines().map(|line| line.parse::<usize>().unwrap()).collect::<std::collections::BTreeSet<_>>();
+        for mode in [LogMode::Blocking, LogMode::Batch] {
+            let path = dir.path().join(format!("{mode:?}.log"));
+            let log = Log::open(LogConfig { bytes_max: 1 << 30, ..config(path.clone(), mode) }).unwrap();
+            let taken = futures::future::join_all((0..2000).map(|at| log.take(Bytes::from(format!("{at}\n"))))).await;
+            assert!(taken.iter().all(Result::is_ok), "{taken:?}");
+            if mode == LogMode::Blocking {
+                assert_eq!(sorted(&fs::read_to_string(&path).unwrap()), (0..2000).collect(), "who waited finds it written");
+            }
+            // What nobody waited for is written all the same, though the log is gone.
+            drop(log);
+            let end = tokio::time::Instant::now() + WRITTEN_BOUND;
+            while sorted(&fs::read_to_string(&path).unwrap()) != (0..2000).collect() {
+                assert!(tokio::time::Instant::now() < end, "not all of it was written in {mode:?} mode");
+                tokio::task::yield_now().await;
+            }
+            assert_eq!(fs::read_to_string(&path).unwrap().lines().count(), 2000);
+        }
+    }
+
+    #[test]
+    fn more_than_may_wait_in_batches_is_not_taken() {
+        let (queue, room) = (Queue::default(), Arc::new(Semaphore::new(8)));
+        let entry = || Entry { event: Bytes::new(), written: None, _room: room.clone().try_acquire_owned().unwrap() };
+        assert_eq!([2, 2, 2].map(|most| queue.put(entry(), most)), [true, true, false]);
+        queue.end();
+        assert_eq!(queue.take(BATCH_PAUSE).map(|all| all.len()), Some(2), "what is there when it ends is written");
+        assert!(queue.take(Duration::ZERO).is_none());
+        assert_eq!(room.available_permits(), 8);
     }
 
     #[test]

@@ -6,10 +6,14 @@ use std::{
     borrow::Cow,
     fmt,
     ops::Range,
-    sync::atomic::{AtomicU32, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32, Ordering},
+    },
 };
 
 use api::Key;
+use arc_swap::{ArcSwapOption, Guard};
 use bytes::{BufMut, Bytes, BytesMut};
 use serde::{Deserialize, de::Error as _};
 use serde_json::Value;
@@ -32,12 +36,20 @@ pub struct Object {
     head: Head,
     /// Length of its protobuf message once it was written, else 0.
     message_len: AtomicU32,
+    /// That message, where it is kept.
+    message: ArcSwapOption<Message>,
     /// Length of the kind and version that the bytes begin with, 0 where they do not.
     typed_len: u16,
     /// The read step ([`ReadStep::number`]) that left it as it is; 0 for none.
     ///
     /// [`ReadStep::number`]: crate::kind::ReadStep::number
     unchanged_by: AtomicU32,
+}
+
+/// The protobuf message of what is stored, under the object's own revision.
+pub(crate) struct Message {
+    bytes: Box<[u8]>,
+    was_read: AtomicBool,
 }
 
 /// Where `metadata.resourceVersion` goes when the object is shown.
@@ -67,6 +79,7 @@ impl Object {
             key,
             head,
             message_len: AtomicU32::default(),
+            message: ArcSwapOption::default(),
             unchanged_by: AtomicU32::default(),
         })
     }
@@ -82,6 +95,7 @@ impl Object {
             key,
             head,
             message_len: AtomicU32::default(),
+            message: ArcSwapOption::default(),
             unchanged_by: AtomicU32::default(),
         }
     }
@@ -95,6 +109,7 @@ impl Object {
             key,
             head: Head::default(),
             message_len: AtomicU32::default(),
+            message: ArcSwapOption::default(),
             typed_len: 0,
             unchanged_by: AtomicU32::default(),
         }
@@ -189,6 +204,16 @@ impl Object {
         self.message_len.store(u32::try_from(length).unwrap_or_default(), Ordering::Relaxed);
     }
 
+    /// That message, if it is kept.
+    pub(crate) fn message(&self) -> Guard<Option<Arc<Message>>> {
+        self.message.load()
+    }
+
+    /// For who counts what is kept.
+    pub(super) fn set_message(&self, message: Option<Message>) {
+        self.message.store(message.map(Arc::new));
+    }
+
     /// JSON as it is stored, without a resource version.
     pub fn stored(&self) -> &Bytes {
         &self.stored
@@ -261,6 +286,25 @@ impl Object {
         out.put_slice(Digits::of(rev).text());
         out.put_slice(comma);
         out.put_slice(&self.stored[at..part.end]);
+    }
+}
+
+impl Message {
+    pub fn new(bytes: Vec<u8>) -> Self {
+        Self { bytes: bytes.into(), was_read: AtomicBool::default() }
+    }
+
+    pub fn read(&self) -> &[u8] {
+        // Most are marked already, and what is only read stays in the caches of all cores.
+        if !self.was_read.load(Ordering::Relaxed) {
+            self.was_read.store(true, Ordering::Relaxed);
+        }
+        &self.bytes
+    }
+
+    /// Whether it was read since this was last asked.
+    pub fn was_read(&self) -> bool {
+        self.was_read.swap(false, Ordering::Relaxed)
     }
 }
 
@@ -391,6 +435,7 @@ mod tests {
             key: Key::default(),
             head: Head::default(),
             message_len: AtomicU32::default(),
+            message: ArcSwapOption::default(),
             typed_len: typed_len(&stored),
             unchanged_by: AtomicU32::default(),
             stored,

@@ -56,14 +56,14 @@ pub(crate) async fn authorize(engine: &Engine, info: &RequestInfo, user: &User, 
 }
 
 /// `WithAuthorization` in `filters/authorization.go`.
-fn annotations(verdict: &Verdict) -> Vec<(String, String)> {
-    let decided = |word: &str| Some(("authorization.k8s.io/decision".to_owned(), word.to_owned()));
+fn annotations(verdict: &Verdict) -> impl Iterator<Item = (Cow<'static, str>, Cow<'static, str>)> {
+    let decided = |word: &'static str| Some((Cow::from("authorization.k8s.io/decision"), Cow::from(word)));
     let (word, reason) = match &verdict.decision {
         Decision::Allow(reason) => (decided("allow"), reason.as_str()),
         _ if !verdict.error.is_empty() => (None, "internal error"),
         Decision::Deny(reason) | Decision::NoOpinion(reason) => (decided("forbid"), reason.as_str()),
     };
-    word.into_iter().chain([("authorization.k8s.io/reason".into(), reason.to_owned())]).collect()
+    word.into_iter().chain([("authorization.k8s.io/reason".into(), reason.to_owned().into())])
 }
 
 /// The same request under another verb (`withAuthorization` in `endpoints/handlers/update.go`).

@@ -18,10 +18,10 @@ use store::Rev;
 use super::{negotiate::Transform, stream::CHUNK_BYTES};
 use crate::{
     body::{BoxError, Response, boxed, full},
-    engine::{Object, form, registry::Served},
+    engine::{Engine, Object, form, messages::Messages, registry::Served},
     kind::Kind,
     pace::Turn,
-    schema::{ENVELOPE_END, Schema, enveloped, put_bytes, put_envelope},
+    schema::{ENVELOPE_END, Schema, enveloped, put_bytes, put_envelope, put_head},
     wire,
 };
 
@@ -42,6 +42,11 @@ pub(crate) fn object(kind: &Kind, json: &[u8]) -> Option<Vec<u8>> {
 
 /// A value that names its kind, which need not be the schema's own.
 pub(crate) fn value(schema: &Schema, value: &Value) -> Option<Vec<u8>> {
+    named_message(schema, value).map(|((api_version, kind), message)| enveloped(api_version, kind, &message))
+}
+
+/// Version and kind, and the message.
+fn named_message<'v>(schema: &Schema, value: &'v Value) -> Option<((&'v str, &'v str), Vec<u8>)> {
     let word = |name: &str| value.get(name).and_then(Value::as_str).unwrap_or_default();
     let (api_version, kind) = (word("apiVersion"), word("kind"));
     let mut message = Vec::new();
@@ -52,7 +57,7 @@ pub(crate) fn value(schema: &Schema, value: &Value) -> Option<Vec<u8>> {
         }
         _ => schema.put_message_of(api_version, kind, value.to_string().as_bytes(), &mut message),
     };
-    done.then(|| enveloped(api_version, kind, &message))
+    done.then_some(((api_version, kind), message))
 }
 
 /// A frame of a watch. `object` is what [`event`] made.
@@ -64,23 +69,47 @@ pub(crate) fn put_frame(out: &mut BytesMut, word: &str, object: &[u8]) {
     out.put_slice(object);
 }
 
-/// The object of a watch's event, as the field of the frame that it is. `enveloped` is an object on its own.
-pub(crate) fn event(enveloped: &[u8]) -> Vec<u8> {
-    let mut raw = Vec::with_capacity(enveloped.len() + 16);
-    put_bytes(&mut raw, FIRST, enveloped);
-    let mut out = Vec::with_capacity(raw.len() + 8);
-    put_bytes(&mut out, SECOND, &raw);
+/// The object of a watch's event, as the field of the frame that it is: a message in its envelope, in a `RawExtension`.
+fn event(api_version: &str, kind: &str, message: &[u8]) -> Vec<u8> {
+    let mut head = Vec::with_capacity(32 + api_version.len() + kind.len());
+    put_envelope(&mut head, api_version, kind, message.len());
+    let enveloped = head.len() + message.len() + ENVELOPE_END.len();
+    let raw = 1 + varint_len(enveloped) + enveloped;
+    let mut out = Vec::with_capacity(16 + raw);
+    put_head(&mut out, SECOND, raw);
+    put_head(&mut out, FIRST, enveloped);
+    out.extend_from_slice(&head);
+    out.extend_from_slice(message);
+    out.extend_from_slice(ENVELOPE_END);
     out
 }
 
-/// One object as a watch shows it.
-pub(crate) fn shown(served: &Served, transform: &Transform, object: &Object, rev: Rev) -> Option<Vec<u8>> {
+/// One object as a watch shows it, as the field of the frame that it is.
+pub(crate) fn shown(served: &Served, transform: &Transform, object: &Arc<Object>, rev: Rev, messages: &Messages) -> Option<Vec<u8>> {
+    let (api_version, kind) = named(served, transform, "");
+    let is_known = rev == object.rev && is_known(served, transform, object);
+    if is_known && let Some(message) = object.message().as_ref() {
+        return Some(event(&api_version, &kind, message.read()));
+    }
     let mut message = Vec::with_capacity(object.stored().len());
     if !put_message(served, transform, object, rev, &mut message) {
         return None;
     }
-    let (api_version, kind) = named(served, transform, "");
-    Some(enveloped(&api_version, &kind, &message))
+    let shown = event(&api_version, &kind, &message);
+    if is_known {
+        // For the second time: it may be read for the third.
+        if object.message_len().is_some() {
+            messages.keep(object, message);
+        } else {
+            object.know_message_len(message.len());
+        }
+    }
+    Some(shown)
+}
+
+/// Whether its message is that of what is stored, which is the same for all who ask.
+fn is_known(served: &Served, transform: &Transform, object: &Object) -> bool {
+    *transform == Transform::Plain && !object.is_shown() && form::is_as_stored(served, object)
 }
 
 /// Version and kind of what is shown, or of its list.
@@ -105,32 +134,39 @@ fn put_message(served: &Served, transform: &Transform, object: &Object, rev: Rev
     served.kind.schema.put_meta("ObjectMeta", &json, FIRST, out)
 }
 
-/// A list with this metadata. One that is short is made at once.
-pub(crate) async fn list(served: &Served, transform: &Transform, metadata: &Value, objects: Arc<Vec<Arc<Object>>>) -> Response {
+/// A list with this metadata. How long it is comes first in it: what is not known of that is written to learn it, and kept where it is little.
+pub(crate) async fn list(
+    engine: &Engine,
+    served: &Served,
+    transform: &Transform,
+    metadata: &Value,
+    objects: Arc<Vec<Arc<Object>>>,
+) -> Response {
     let mut head = Vec::new();
     served.kind.schema.put_meta("ListMeta", metadata.to_string().as_bytes(), FIRST, &mut head);
-    let is_known = *transform == Transform::Plain && !served.converts();
-    let (mut kept, mut kept_items, mut items, mut length) = (Vec::new(), 0, Vec::new(), head.len());
+    let mut items = Items { served: served.clone(), transform: transform.clone(), messages: engine.messages.clone(), is_again: false };
+    let (mut kept, mut kept_items, mut item, mut known_items, mut length) = (Vec::new(), 0, Vec::new(), 0, head.len());
     let mut turn = Turn::default();
-    for object in objects.iter() {
-        let known = object.message_len().filter(|_| is_known && kept.len() >= KEPT_BYTES_MAX);
-        if let Some(known) = known {
+    for (at, object) in objects.iter().enumerate() {
+        if let Some(known) = object.message_len().filter(|_| is_known(served, transform, object)) {
             length += 1 + varint_len(known) + known;
+            known_items += 1;
             turn.took(0);
         } else {
-            items.clear();
-            if !put_item(served, transform, object, is_known, &mut items) {
+            item.clear();
+            if items.put(object, &mut item).is_none() {
                 return reply(StatusCode::OK, None);
             }
-            length += items.len();
-            if kept.len() < KEPT_BYTES_MAX {
-                kept.extend_from_slice(&items);
+            length += item.len();
+            if kept_items == at && kept.len() < KEPT_BYTES_MAX {
+                kept.extend_from_slice(&item);
                 kept_items += 1;
             }
             turn.took(object.stored().len());
         }
         turn.rest().await;
     }
+    items.is_again = known_items * 2 > objects.len();
     let (api_version, kind) = named(served, transform, "List");
     let mut begun = Vec::with_capacity(64 + head.len() + kept.len());
     put_envelope(&mut begun, &api_version, &kind, length);
@@ -141,22 +177,40 @@ pub(crate) async fn list(served: &Served, transform: &Transform, metadata: &Valu
         begun.extend_from_slice(ENVELOPE_END);
         return wire::reply(StatusCode::OK, MEDIA_TYPE, full(begun));
     }
-    let left = total as u64;
-    let rest = List { served: served.clone(), transform: transform.clone(), objects, next: kept_items, begun: begun.into(), left, turn };
+    let rest = List { items, objects, next: kept_items, begun: begun.into(), left: total as u64, turn };
     wire::reply(StatusCode::OK, MEDIA_TYPE, boxed(rest))
 }
 
-/// `false`: it has no protobuf form, and nothing was put.
-fn put_item(served: &Served, transform: &Transform, object: &Object, is_known: bool, out: &mut Vec<u8>) -> bool {
-    let mut message = Vec::with_capacity(object.stored().len());
-    if !put_message(served, transform, object, object.rev, &mut message) {
-        return false;
+/// How the items of one list are written.
+struct Items {
+    served: Served,
+    transform: Transform,
+    messages: Arc<Messages>,
+    /// Most of them were written before: they are kept from now on. What is listed but once is not.
+    is_again: bool,
+}
+
+impl Items {
+    /// How many bytes were parsed for it. `None`: it has no protobuf form, and nothing was put.
+    fn put(&self, object: &Arc<Object>, out: &mut Vec<u8>) -> Option<usize> {
+        let is_known = is_known(&self.served, &self.transform, object);
+        if is_known && let Some(message) = object.message().as_ref() {
+            put_bytes(out, SECOND, message.read());
+            return Some(0);
+        }
+        let mut message = Vec::with_capacity(object.stored().len());
+        if !put_message(&self.served, &self.transform, object, object.rev, &mut message) {
+            return None;
+        }
+        put_bytes(out, SECOND, &message);
+        if is_known {
+            object.know_message_len(message.len());
+            if self.is_again {
+                self.messages.keep(object, message);
+            }
+        }
+        Some(object.stored().len())
     }
-    if is_known {
-        object.know_message_len(message.len());
-    }
-    put_bytes(out, SECOND, &message);
-    true
 }
 
 fn varint_len(number: usize) -> usize {
@@ -165,8 +219,7 @@ fn varint_len(number: usize) -> usize {
 
 /// The end of a long list: only one chunk exists at a time.
 struct List {
-    served: Served,
-    transform: Transform,
+    items: Items,
     objects: Arc<Vec<Arc<Object>>>,
     next: usize,
     /// What has been written and not yet sent.
@@ -194,11 +247,11 @@ impl http_body::Body for List {
                     break;
                 };
                 self.next += 1;
-                if !put_item(&self.served, &self.transform, &object, false, &mut out) {
+                let Some(parsed) = self.items.put(&object, &mut out) else {
                     self.left = 0;
                     return Poll::Ready(Some(Err(NO_FORM.into())));
-                }
-                self.turn.took(object.stored().len());
+                };
+                self.turn.took(parsed);
             }
             chunk = out.into();
         }
@@ -230,7 +283,7 @@ pub(crate) fn no_form() -> api::Status {
 
 /// A bookmark, or the status that ends a watch.
 pub(crate) fn told(schema: &Schema, object: &Value) -> Vec<u8> {
-    event(&value(schema, object).unwrap_or_default())
+    named_message(schema, object).map_or_else(Vec::new, |((api_version, kind), message)| event(api_version, kind, &message))
 }
 
 #[cfg(test)]
@@ -250,7 +303,11 @@ mod tests {
     #[test]
     fn a_frame_says_how_long_it_is() {
         let mut out = BytesMut::new();
-        put_frame(&mut out, "ADDED", &event(b"xyz"));
-        assert_eq!(&out[..], b"\0\0\0\x0e\x0a\x05ADDED\x12\x05\x0a\x03xyz");
+        put_frame(&mut out, "ADDED", &event("v1", "K", b"xyz"));
+        let enveloped = enveloped("v1", "K", b"xyz");
+        let length = u8::try_from(enveloped.len()).unwrap();
+        let frame = [b"\x0a\x05ADDED\x12".as_slice(), &[length + 2, 0x0a, length], &enveloped].concat();
+        assert_eq!(out[..4], [0, 0, 0, u8::try_from(frame.len()).unwrap()]);
+        assert_eq!(out[4..], frame);
     }
 }

@@ -102,7 +102,7 @@ impl Call {
             return Ok(wire::reply(StatusCode::OK, "application/json", boxed(ListBody::new(head.into(), listed.objects, items))));
         }
         if output.format == Format::Protobuf {
-            return Ok(protobuf::list(served, &output.transform, &meta.value(), listed.objects).await);
+            return Ok(protobuf::list(&self.engine, served, &output.transform, &meta.value(), listed.objects).await);
         }
         Ok(pieces::reply(&self.front.lane, served, output, &meta, listed.objects, self.now).await)
     }

@@ -436,8 +436,8 @@ impl Watcher {
     }
 
     /// Empty where it has no protobuf form.
-    fn event(&self, object: &Object, rev: Rev) -> Vec<u8> {
-        protobuf::shown(&self.served, &self.transform, object, rev).map_or_else(Vec::new, |shown| protobuf::event(&shown))
+    fn event(&self, object: &Arc<Object>, rev: Rev) -> Vec<u8> {
+        protobuf::shown(&self.served, &self.transform, object, rev, &self.engine.messages).unwrap_or_default()
     }
 
     /// A bookmark, or what ends the watch.
@@ -456,7 +456,7 @@ impl Watcher {
         Some((word, object, if word == "DELETED" { event.rev } else { object.rev }))
     }
 
-    fn put(&mut self, word: &str, object: &Object, rev: Rev, out: &mut BytesMut) {
+    fn put(&mut self, word: &str, object: &Arc<Object>, rev: Rev, out: &mut BytesMut) {
         if self.refused.is_some() {
             return;
         }

@@ -14,7 +14,7 @@ use serde_json::{Map, Value};
 
 use super::{Table, Type};
 use crate::parse::OBJECTS_MAX;
-pub(crate) use write::{ENVELOPE_END, put_bytes, put_envelope};
+pub(crate) use write::{ENVELOPE_END, put_bytes, put_envelope, put_head};
 pub use write::{Writer, enveloped};
 
 /// What a body begins with.

@@ -17,15 +17,13 @@ mod webhooks;
 mod workloads;
 mod world;
 
-/// Every test of the table, once per store.
-macro_rules! on_every_store {
-    ($($topic:ident: $($test:ident),+;)+) => {
-        on_every_store!(@store redb $($topic: $($test),+;)+);
-        on_every_store!(@store memory $($topic: $($test),+;)+);
-        on_every_store!(@store etcd $($topic: $($test),+;)+);
+/// Every test of the table, once for each of these stores.
+macro_rules! on {
+    ($($module:ident = $store:ident),+: $table:tt) => {
+        $(on!(@store $module $store $table);)+
     };
-    (@store $store:ident $($topic:ident: $($test:ident),+;)+) => {
-        mod $store {
+    (@store $module:ident $store:ident {$($topic:ident: $($test:ident),+;)+}) => {
+        mod $module {
             $(mod $topic {
                 $(
                     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -40,13 +38,17 @@ macro_rules! on_every_store {
     };
 }
 
-on_every_store! {
+on! { redb = redb, memory = memory, etcd = etcd: {
     objects: create_get_update_delete, names_are_generated, a_dry_run_leaves_nothing, conflicts, preconditions, patches,
         bodies_and_forms, field_validation, status_is_apart, deletecollection, what_is_refused;
     lists: pages_stand_still, revisions, selectors, tables;
     watches: resumed_without_gap, selections, streaming_list, bookmarks, too_old_is_gone;
     garbage: finalizers_hold, background, foreground, orphans, an_owner_that_never_was, odd_owners, owners_in_other_namespaces,
         freed_in_time, a_namespace_goes_with_its_contents;
+}}
+
+// What does not depend on how objects are kept; `memory` is redb without the disk (ARCHITECTURE.md, "What the code taught").
+on! { redb_too = redb, etcd_too = etcd: {
     losses: system_namespaces_come_back, taints_drive_pods_away_in_time;
     access: nobody_and_anybody, roles_allow, tokens, reviews;
     door: a_tenant_stays_at_home, a_name_and_a_selector_agree, an_update_that_creates_needs_create, labels_are_rights, streams_need_create,
@@ -54,4 +56,4 @@ on_every_store! {
     fair: one_user_cannot_starve_the_rest;
     joining: a_token_a_key_and_a_node, by_hand;
     workloads: a_deployment_makes_pods, a_rolling_update, odd_objects_stop_no_loop, scale, evictions, budgets, aggregated_roles, addresses_of_services, events_and_nodes;
-}
+}}

@@ -101,13 +101,21 @@ fn run(machine: &Machine<'_>, command: &str) -> String {
 
 /// A command that stays in the foreground, once it has said this.
 async fn stays(machine: &Machine<'_>, command: &str, until: &str) -> Background {
-    let started = machine.background(&typed(&format!("exec {command}")));
-    eventually(&format!("on {}: {command}: {until}", machine.name()), STAYS_BOUND, async || {
+    let started = started(machine, command);
+    says(machine, &started, until).await;
+    started
+}
+
+fn started(machine: &Machine<'_>, command: &str) -> Background {
+    machine.background(&typed(&format!("exec {command}")))
+}
+
+async fn says(machine: &Machine<'_>, started: &Background, until: &str) {
+    eventually(&format!("on {}: {until}", machine.name()), STAYS_BOUND, async || {
         let said = started.said();
         if said.contains(until) { Ok(()) } else { Err(said) }
     })
     .await;
-    started
 }
 
 /// Until the line says this.
@@ -128,12 +136,33 @@ async fn every_command_of_the_page_does_what_it_says() {
     let learner = machine(&world, "learner", "10.8.0.10");
     on_one_machine(&mut page, &learner);
     let server = machine(&world, "server", "10.8.0.11");
-    joining(&mut page, &world, &server, &learner).await;
+    let again = joining(&mut page, &world, &server, &learner).await;
     as_services(&mut page, &world).await;
     several_servers(&mut page, &world, &learner).await;
     page.end();
+    again.joins_and_leaves(&server).await;
     drop((server, learner));
     world.end();
+}
+
+/// A machine that joins again under its name, which is kept for the key of a moment ago for two minutes: until then it is refused, and the page goes on.
+struct Again<'w> {
+    agent: Machine<'w>,
+    joining: Background,
+    leave: String,
+}
+
+impl Again<'_> {
+    async fn joins_and_leaves(self, server: &Machine<'_>) {
+        says(&self.agent, &self.joining, "node agent is Ready").await;
+        becomes(server, "kubectl get node agent --no-headers", " Ready ").await;
+        let said = run(&self.agent, &self.leave);
+        assert!(said.contains("node agent deleted"), "{said}");
+        drop(self.joining);
+        assert!(!try_run(server, "kubectl get node agent").ok);
+        self.agent.off();
+        server.off();
+    }
 }
 
 fn on_one_machine(page: &mut Page, learner: &Machine<'_>) {
@@ -148,7 +177,7 @@ fn on_one_machine(page: &mut Page, learner: &Machine<'_>) {
     run(learner, &page.next("skiff reset", &[]));
 }
 
-async fn joining(page: &mut Page, world: &World, server: &Machine<'_>, spare: &Machine<'_>) {
+async fn joining<'w>(page: &mut Page, world: &'w World, server: &Machine<'w>, spare: &Machine<'w>) -> Again<'w> {
     run(server, &page.next("skiff up", &[]));
     drop(stays(spare, &page.next("skiff server", &[]), "API ready").await);
     let join = run(server, &page.next("skiff token create --print-join-command", &[]));
@@ -176,20 +205,12 @@ async fn joining(page: &mut Page, world: &World, server: &Machine<'_>, spare: &M
     run(server, &page.next("kubectl delete node NAME", &[("NAME", "agent")]));
     agent.boot();
     install(world, &agent);
-    // Its name is kept for the key of a moment ago, for two minutes: until then it is refused.
-    let again = format!("sh -c 'until {}; do sleep 2; done'", join.trim());
-    let joined = stays(&agent, &again, "node agent is Ready").await;
-    becomes(server, "kubectl get node agent --no-headers", " Ready ").await;
+    let joining = started(&agent, &format!("sh -c 'until {}; do sleep 2; done'", join.trim()));
     // Mentioned before it is run.
     page.next("skiff up", &[]);
-    let said = run(&agent, &page.next("skiff leave", &[]));
-    assert!(said.contains("node agent deleted"), "{said}");
-    drop(joined);
-    assert!(!try_run(server, "kubectl get node agent").ok);
-
+    let leave = page.next("skiff leave", &[]);
     from_elsewhere(page, world, server, &agent);
-    agent.off();
-    server.off();
+    Again { agent, joining, leave }
 }
 
 fn from_elsewhere(page: &mut Page, world: &World, server: &Machine<'_>, elsewhere: &Machine<'_>) {

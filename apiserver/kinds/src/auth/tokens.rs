@@ -145,9 +145,9 @@ impl Tokens {
     /// # Errors
     /// In upstream's words.
     pub fn open(&self, token: &str) -> Result<Arc<Claims>, String> {
-        let digest: [u8; 32] = Sha256::digest(token).into();
-        if let Some(claims) = self.remembered.lock().get(&digest) {
-            return Ok(claims.clone());
+        let digest = Sha256::digest(token).into();
+        if let Some(claims) = self.recalled(&digest) {
+            return Ok(claims);
         }
         let claims = Arc::new(self.signed::<Claims>(token)?);
         if !self.config.issuers.contains(&claims.iss) {
@@ -159,6 +159,11 @@ impl Tokens {
         }
         remembered.insert(digest, claims.clone());
         Ok(claims)
+    }
+
+    /// What [`Tokens::open`] has found: a good signature of an issuer of ours.
+    fn recalled(&self, digest: &[u8; 32]) -> Option<Arc<Claims>> {
+        self.remembered.lock().get(digest).cloned()
     }
 
     /// What a token says that one of our keys has signed: that which it names, or any where it names none.
@@ -189,11 +194,20 @@ impl Tokens {
         if !self.is_ours(token) {
             return Ok(None);
         }
-        let claims = self.open(token)?;
+        self.judge(&*self.open(token)?, audiences, now, find).map(Some)
+    }
+
+    fn judge(
+        &self,
+        claims: &Claims,
+        audiences: &[String],
+        now: Timestamp,
+        find: &dyn Fn(&str, &Key) -> Option<Found>,
+    ) -> Result<Known, String> {
         let audiences = self.audiences(&claims.aud, audiences)?;
-        check_times(&claims, now)?;
+        check_times(claims, now)?;
         check_bound(&claims.bound, now, find)?;
-        Ok(Some(Known { user: user(&claims), audiences }))
+        Ok(Known { user: user(claims), audiences })
     }
 
     /// Those of the wanted audiences (none: our own) that the token has. One that names none is for us.
@@ -224,13 +238,17 @@ pub(super) fn issuer_of(token: &str) -> Option<String> {
 impl Authenticator for Tokens {
     async fn token(&self, engine: &Arc<Engine>, token: &str, audiences: &[String]) -> Result<Option<Known>, Status> {
         let refused = |why| Status::new(401, "Unauthorized", why);
+        let (now, find) = (Timestamp::now(), |resource: &str, key: &Key| found(engine, resource, key));
+        // Most come again and again: what they say need not be read anew.
+        if let Some(claims) = self.recalled(&Sha256::digest(token).into()) {
+            return self.judge(&claims, audiences, now, &find).map(Some).map_err(refused);
+        }
         if issuer_of(token).is_some_and(|issuer| issuer == legacy::ISSUER) {
             let claims = self.signed::<legacy::Claims>(token).map_err(refused)?;
             let audiences = self.audiences(&claims.aud, audiences).map_err(refused)?;
             return legacy::known(engine, &self.marks, token, claims, audiences).map(Some).map_err(refused);
         }
-        let find = |resource: &str, key: &Key| found(engine, resource, key);
-        self.verify(token, audiences, Timestamp::now(), &find).map_err(refused)
+        self.verify(token, audiences, now, &find).map_err(refused)
     }
 }
 

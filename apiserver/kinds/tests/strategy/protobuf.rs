@@ -110,27 +110,61 @@ async fn a_watch_tells_in_frames() {
     let path = format!("{MAPS}?watch=true&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true");
     let response = answer(&room, "GET", &path, CLIENT_GO).await;
     assert_eq!(response.headers()[header::CONTENT_TYPE], "application/vnd.kubernetes.protobuf;stream=watch");
-    let mut body = response.into_body();
-    let mut bytes = Vec::new();
-    let mut told = Vec::new();
     Room::ok(room.post(MAPS, json!({"metadata": {"name": "late"}})).await);
     room.delete(&format!("{MAPS}/late")).await;
-    while told.len() < 5 {
-        bytes.extend_from_slice(&body.frame().await.expect("the watch goes on").unwrap().into_data().unwrap());
-        while let Some((length, rest)) = bytes.split_first_chunk::<4>()
-            && let Some(frame) = rest.get(..u32::from_be_bytes(*length) as usize)
-        {
-            let [(1, word), (2, object)] = fields(frame)[..] else { panic!("{frame:?}") };
-            let value = read("ConfigMap", fields(object)[0].1);
-            told.push((String::from_utf8(word.to_vec()).unwrap(), value));
-            bytes.drain(..4 + frame.len());
-        }
-    }
+    let told = told(response, 5).await;
     let words: Vec<_> = told.iter().map(|(word, value)| (word.as_str(), value["metadata"]["name"].as_str().unwrap_or_default())).collect();
     assert_eq!(words, [("ADDED", "a"), ("ADDED", "b"), ("BOOKMARK", ""), ("ADDED", "late"), ("DELETED", "late")]);
     assert_eq!(told[0].1, room.get(&format!("{MAPS}/a")).await);
     assert_eq!(told[2].1["metadata"]["annotations"]["k8s.io/initial-events-end"], "true");
     assert_ne!(told[3].1["metadata"]["resourceVersion"], told[4].1["metadata"]["resourceVersion"]);
+}
+
+/// The words of a watch's first frames, and the objects in them.
+async fn told(watch: Response, frames: usize) -> Vec<(String, Value)> {
+    let mut body = watch.into_body();
+    let (mut bytes, mut told) = (Vec::new(), Vec::new());
+    while told.len() < frames {
+        bytes.extend_from_slice(&body.frame().await.expect("the watch goes on").unwrap().into_data().unwrap());
+        while let Some((length, rest)) = bytes.split_first_chunk::<4>()
+            && let Some(frame) = rest.get(..u32::from_be_bytes(*length) as usize)
+        {
+            let [(1, word), (2, object)] = fields(frame)[..] else { panic!("{frame:?}") };
+            told.push((String::from_utf8(word.to_vec()).unwrap(), read("ConfigMap", fields(object)[0].1)));
+            bytes.drain(..4 + frame.len());
+        }
+    }
+    told
+}
+
+#[tokio::test]
+async fn what_is_listed_again_is_as_it_is_now() {
+    let room = room().await;
+    let streaming = format!("{MAPS}?watch=true&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true");
+    // Written, written again and kept, then copied; in lists and in the first events of watches.
+    for round in 0..8 {
+        if round % 4 == 3 {
+            let mut changed = room.get(&format!("{MAPS}/a")).await;
+            changed["data"]["y"] = json!(format!("round {round}"));
+            Room::ok(room.send("PUT", &format!("{MAPS}/a"), changed).await);
+        }
+        let (_, _, list) = ask(&room, "GET", MAPS, PROTOBUF).await;
+        let told = told(answer(&room, "GET", &streaming, CLIENT_GO).await, 2).await;
+        for ((item, name), (word, shown)) in items(&list).into_iter().zip(["a", "b"]).zip(told) {
+            let (_, _, one) = ask(&room, "GET", &format!("{MAPS}/{name}"), PROTOBUF).await;
+            assert_eq!((item, word.as_str()), (raw(&one), "ADDED"), "round {round}");
+            assert_eq!(shown, read("ConfigMap", &one), "round {round}");
+        }
+        let (_, _, partial) = ask(&room, "GET", MAPS, &format!("{PROTOBUF};as=PartialObjectMetadataList;g=meta.k8s.io;v=v1")).await;
+        assert_eq!(fields(items(&partial)[0])[0], fields(items(&list)[0])[0]);
+    }
+    // The last state, under the revision of its going.
+    let before = room.get(&format!("{MAPS}/a")).await;
+    let rev = before["metadata"]["resourceVersion"].as_str().unwrap().to_owned();
+    room.delete(&format!("{MAPS}/a")).await;
+    let gone = told(answer(&room, "GET", &format!("{MAPS}?watch=true&resourceVersion={rev}"), CLIENT_GO).await, 1).await.remove(0);
+    assert_eq!((gone.0.as_str(), &gone.1["data"]), ("DELETED", &before["data"]));
+    assert_ne!(gone.1["metadata"]["resourceVersion"], rev.as_str());
 }
 
 #[tokio::test]

@@ -88,9 +88,14 @@ pub fn enveloped(api_version: &str, kind: &str, message: &[u8]) -> Vec<u8> {
 
 /// A field of bytes.
 pub(crate) fn put_bytes(out: &mut Vec<u8>, tag: u32, bytes: &[u8]) {
-    put_varint(out, tag.into());
-    put_varint(out, bytes.len() as u64);
+    put_head(out, tag, bytes.len());
     out.extend_from_slice(bytes);
+}
+
+/// What comes before so many bytes that are a field.
+pub(crate) fn put_head(out: &mut Vec<u8>, tag: u32, length: usize) {
+    put_varint(out, tag.into());
+    put_varint(out, length as u64);
 }
 
 struct Pen<'w> {

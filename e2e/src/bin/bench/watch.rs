@@ -7,13 +7,23 @@ use tokio::task::JoinSet;
 
 use crate::{
     conn::Conn,
-    door::{Door, JSON},
+    door::{Door, JSON, PROTOBUF},
 };
+
+/// How events are told apart, and read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// Lines of JSON.
+    Lines,
+    /// Frames of protobuf that say how long they are.
+    Frames,
+}
 
 /// One open watch.
 pub struct Watcher {
     conn: Conn,
-    /// The beginning of a line whose end has not come.
+    form: Form,
+    /// The beginning of an event whose end has not come.
     line: Vec<u8>,
     /// Events read, and not looked at yet by [`Watcher::until_one`].
     ahead: VecDeque<Vec<u8>>,
@@ -37,18 +47,22 @@ pub struct Watchers(Vec<Watcher>);
 impl Watcher {
     /// `path` holds `watch=true`.
     pub async fn open(door: &Door, path: &str) -> anyhow::Result<Self> {
+        Self::open_as(door, path, Form::Lines).await
+    }
+
+    pub async fn open_as(door: &Door, path: &str, form: Form) -> anyhow::Result<Self> {
         let mut conn = Conn::open(door).await?;
-        let request = door.bare("GET", path, JSON);
+        let request = door.bare("GET", path, if form == Form::Lines { JSON } else { PROTOBUF });
         let status = conn.begin(&request).await?;
         if status != 200 {
             let mut text = Vec::new();
             while conn.piece(|piece| text.extend_from_slice(piece)).await? {}
             bail!("GET {path}: {status} {}", String::from_utf8_lossy(&text));
         }
-        Ok(Self { conn, line: Vec::new(), ahead: VecDeque::new(), seen: Seen::default() })
+        Ok(Self { conn, form, line: Vec::new(), ahead: VecDeque::new(), seen: Seen::default() })
     }
 
-    /// Reads until it has seen so many events in all; `look` is given each line.
+    /// Reads until it has seen so many events in all; `look` is given each of them.
     pub async fn until(&mut self, events: usize, mut look: impl FnMut(&[u8])) -> anyhow::Result<()> {
         while self.seen.events < events {
             self.some(&mut look).await.with_context(|| format!("after {} of {events} events", self.seen.events))?;
@@ -74,12 +88,16 @@ impl Watcher {
 
     /// Reads what has come.
     async fn some(&mut self, mut look: impl FnMut(&[u8])) -> anyhow::Result<()> {
-        let Self { conn, line, seen, .. } = self;
+        let Self { conn, form, line, seen, .. } = self;
+        let form = *form;
         let mut take = |l: &[u8]| {
-            seen.take(l);
+            seen.take(l, form);
             look(l);
         };
-        let goes_on = conn.piece(|piece| lines(piece, line, &mut take)).await?;
+        let goes_on = match form {
+            Form::Lines => conn.piece(|piece| lines(piece, line, &mut take)).await?,
+            Form::Frames => conn.piece(|piece| frames(piece, line, &mut take)).await?,
+        };
         if let Some(wrong) = &self.seen.wrong {
             bail!("{wrong}");
         }
@@ -90,10 +108,14 @@ impl Watcher {
 
 impl Watchers {
     pub async fn open(door: &Arc<Door>, paths: Vec<String>) -> anyhow::Result<Self> {
+        Self::open_as(door, paths, Form::Lines).await
+    }
+
+    pub async fn open_as(door: &Arc<Door>, paths: Vec<String>, form: Form) -> anyhow::Result<Self> {
         let (mut opening, mut open) = (JoinSet::new(), Vec::new());
         for path in paths {
             let door = door.clone();
-            opening.spawn(async move { Watcher::open(&door, &path).await });
+            opening.spawn(async move { Watcher::open_as(&door, &path, form).await });
             if opening.len() >= 32 {
                 open.extend(opening.join_next().await.transpose()?.transpose()?);
             }
@@ -130,15 +152,16 @@ impl Watchers {
 }
 
 impl Seen {
-    fn take(&mut self, line: &[u8]) {
-        const TYPE: &[u8] = b"{\"type\":\"";
-        self.bytes += line.len();
-        match line.get(TYPE.len()) {
-            Some(b'B') => return,
-            Some(b'A' | b'M' | b'D') if line.starts_with(TYPE) => {}
-            _ => return self.wrong = Some(format!("a watch delivered {}", String::from_utf8_lossy(&line[..line.len().min(300)]))),
+    fn take(&mut self, event: &[u8], form: Form) {
+        self.bytes += event.len();
+        let read = if form == Form::Lines { of_line(event) } else { of_frame(event) };
+        let Some((word, revision)) = read.filter(|(word, _)| matches!(word, b'A' | b'M' | b'D' | b'B')) else {
+            return self.wrong = Some(format!("a watch delivered {}", String::from_utf8_lossy(&event[..event.len().min(300)])));
+        };
+        if word == b'B' {
+            return;
         }
-        let Some(revision) = revision(line) else { return self.wrong = Some("an event without revision".into()) };
+        let Some(revision) = revision else { return self.wrong = Some("an event without revision".into()) };
         if revision <= self.revision {
             self.wrong = Some(format!("revision {revision} came after {}", self.revision));
         }
@@ -146,6 +169,49 @@ impl Seen {
         self.digest = self.digest.wrapping_mul(0x0100_0000_01b3).wrapping_add(revision);
         self.events += 1;
     }
+}
+
+/// The first letter of an event's type, and the revision of its object.
+fn of_line(line: &[u8]) -> Option<(u8, Option<u64>)> {
+    let word = line.strip_prefix(b"{\"type\":\"")?;
+    Some((*word.first()?, revision(line)))
+}
+
+/// The same: `WatchEvent`, whose object is a `RawExtension` of an enveloped object, whose first field is its metadata.
+pub fn of_frame(frame: &[u8]) -> Option<(u8, Option<u64>)> {
+    let word = field(frame, 1)?.first()?;
+    let envelope = field(field(frame, 2)?, 1)?.strip_prefix(b"k8s\0")?;
+    let revision = || std::str::from_utf8(field(field(field(envelope, 2)?, 1)?, 6)?).ok()?.parse().ok();
+    Some((*word, revision()))
+}
+
+/// The first field of this number, among fields that hold bytes.
+fn field(mut message: &[u8], number: u64) -> Option<&[u8]> {
+    loop {
+        let tag = varint(&mut message)?;
+        let length = usize::try_from(varint(&mut message)?).ok()?;
+        if tag & 7 != 2 {
+            return None;
+        }
+        let (content, rest) = message.split_at_checked(length)?;
+        if tag >> 3 == number {
+            return Some(content);
+        }
+        message = rest;
+    }
+}
+
+fn varint(bytes: &mut &[u8]) -> Option<u64> {
+    let mut number = 0;
+    for shift in (0..64).step_by(7) {
+        let (byte, rest) = bytes.split_first()?;
+        *bytes = rest;
+        number |= u64::from(byte & 0x7f) << shift;
+        if *byte < 0x80 {
+            return Some(number);
+        }
+    }
+    None
 }
 
 /// The first `resourceVersion` in the bytes of an object.
@@ -174,9 +240,49 @@ fn lines(mut piece: &[u8], begun: &mut Vec<u8>, each: &mut impl FnMut(&[u8])) {
     begun.extend_from_slice(piece);
 }
 
+/// Frames begin with their length, in four bytes.
+pub fn frames(mut piece: &[u8], begun: &mut Vec<u8>, each: &mut impl FnMut(&[u8])) {
+    let whole = |bytes: &[u8]| bytes.first_chunk::<4>().map(|length| 4 + u32::from_be_bytes(*length) as usize);
+    while !piece.is_empty() {
+        if begun.is_empty()
+            && let Some(frame) = whole(piece).and_then(|length| piece.get(4..length))
+        {
+            each(frame);
+            piece = &piece[4 + frame.len()..];
+            continue;
+        }
+        // As much as is missing of the head, then of the frame.
+        let missing = whole(begun).unwrap_or(4) - begun.len();
+        let (taken, rest) = piece.split_at(missing.min(piece.len()));
+        begun.extend_from_slice(taken);
+        piece = rest;
+        if whole(begun) == Some(begun.len()) {
+            each(&begun[4..]);
+            begun.clear();
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn frames_are_put_together_and_read() {
+        let frame = |word: &str, revision: &str| {
+            let bytes = |number: u8, content: &[u8]| [&[number << 3 | 2, u8::try_from(content.len()).unwrap()], content].concat();
+            let metadata = [bytes(1, b"name"), bytes(6, revision.as_bytes())].concat();
+            let envelope = [b"k8s\0".to_vec(), bytes(1, b"type"), bytes(2, &bytes(1, &metadata))].concat();
+            let frame = [bytes(1, word.as_bytes()), bytes(2, &bytes(1, &envelope))].concat();
+            [u32::try_from(frame.len()).unwrap().to_be_bytes().as_slice(), &frame].concat()
+        };
+        let all = [frame("ADDED", "5"), frame("BOOKMARK", "9"), frame("MODIFIED", "7")].concat();
+        for cut in 1..all.len() {
+            let (mut seen, mut begun) = (Seen::default(), Vec::new());
+            all.chunks(cut).for_each(|piece| frames(piece, &mut begun, &mut |frame: &[u8]| seen.take(frame, Form::Frames)));
+            assert_eq!((seen.events, seen.revision, seen.wrong.clone(), begun.len()), (2, 7, None, 0), "cut every {cut}");
+        }
+    }
 
     #[test]
     fn events_are_counted_and_must_rise() {
@@ -184,9 +290,9 @@ mod tests {
         let text = [line("ADDED", 5), line("BOOKMARK", 9), line("MODIFIED", 7)].concat();
         for cut in 1..text.len() {
             let (mut seen, mut begun) = (Seen::default(), Vec::new());
-            text.as_bytes().chunks(cut).for_each(|p| lines(p, &mut begun, &mut |l: &[u8]| seen.take(l)));
+            text.as_bytes().chunks(cut).for_each(|p| lines(p, &mut begun, &mut |l: &[u8]| seen.take(l, Form::Lines)));
             assert_eq!((seen.events, seen.revision, seen.wrong.clone()), (2, 7, None), "cut every {cut}");
-            seen.take(line("DELETED", 6).trim().as_bytes());
+            seen.take(line("DELETED", 6).trim().as_bytes(), Form::Lines);
             assert!(seen.wrong.is_some());
         }
     }

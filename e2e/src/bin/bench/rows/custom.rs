@@ -1,4 +1,4 @@
-//! Custom resources: created, applied, listed. Skipped where the server does not serve their definitions.
+//! Custom resources: created, read, applied, listed; and objects of a built-in kind, with as much in them. Skipped where the server does not serve their definitions.
 
 use std::{sync::Arc, time::Duration};
 
@@ -7,8 +7,10 @@ use serde_json::{Value, json};
 
 use super::{Ctx, Found, Skip};
 use crate::{
-    load::status,
-    report::{less, more},
+    door::JSON,
+    load::{Pool, status},
+    report::less,
+    subject::Subject,
     usage::Meter,
 };
 
@@ -34,30 +36,57 @@ pub async fn resources(ctx: &Ctx<'_>) -> Found {
     let path = format!("/apis/bench.example.test/v1/namespaces/{namespace}/widgets");
     pool.until("the resource is served", &path, Duration::from_secs(30), |_| true).await?;
 
-    let meter = Meter::start(&subject.pids);
-    pool.create(&path, count, |n| widget(n, 1)).await?;
-    let created = meter.stop();
-    let meter = Meter::start(&subject.pids);
-    let (door, applied_path) = (subject.door.clone(), path.clone());
-    let apply = move |n: usize, out: &mut Vec<u8>| {
-        let path = format!("{applied_path}/w{n}?fieldManager=bench&force=true");
-        door.full("PATCH", &path, "application/apply-patch+yaml", widget(n, 2).as_bytes(), out);
-    };
-    pool.run(count, Arc::new(apply), status(200)).await?;
-    let applied = meter.stop();
-    let meter = Meter::start(&subject.pids);
+    let own = cost(&subject, &mut pool, &path, count, widget).await?;
+    let maps = format!("/api/v1/namespaces/{namespace}/configmaps");
+    let built_in = cost(&subject, &mut pool, &maps, count, config_map).await?;
     let list = pool.must("GET", &path, &Value::Null).await?;
-    let listed = meter.stop();
     let items = list["items"].as_array().map(Vec::as_slice).unwrap_or_default();
     let right = items.iter().filter(|i| i["spec"]["size"] == 2 && i["spec"]["color"] == "blue").count();
     ensure!(right == count && items.len() == count, "{right} of {} widgets are as applied, of {count}", items.len());
-    Ok(vec![
-        less("create", "CPU-ms", created.cpu_ms_each(count)),
-        more("create: rate", "/s", created.per_second(count)),
-        less("apply", "CPU-ms", applied.cpu_ms_each(count)),
-        more("apply: rate", "/s", applied.per_second(count)),
-        less("list of all", "CPU-ms", listed.cpu_ms),
-    ])
+    let mut figures = Vec::new();
+    for ((what, own), (_, built_in)) in own.into_iter().zip(built_in) {
+        figures.push(less(what, "CPU-ms", own));
+        figures.push(less(format!("{what}: built in"), "CPU-ms", built_in));
+        figures.push(less(format!("{what}: of a built-in's"), "times", own / built_in.max(0.001)).goal(1.3));
+    }
+    Ok(figures)
+}
+
+/// CPU-ms of what is done with as many objects.
+async fn cost(
+    subject: &Subject,
+    pool: &mut Pool,
+    path: &str,
+    count: usize,
+    body: fn(usize, usize) -> String,
+) -> anyhow::Result<[(&'static str, f64); 4]> {
+    pool.create(path, count / 10, move |n| body(count + n, 1)).await?;
+    let meter = Meter::start(&subject.pids);
+    pool.create(path, count, move |n| body(n, 1)).await?;
+    let create = meter.stop().cpu_ms_each(count);
+    let request = subject.door.bare("GET", &format!("{path}/w1"), JSON);
+    let make = Arc::new(move |_, out: &mut Vec<u8>| out.clone_from(&request));
+    let meter = Meter::start(&subject.pids);
+    pool.run(2 * count, make, status(200)).await?;
+    let get = meter.stop().cpu_ms_each(2 * count);
+    let (door, applied) = (subject.door.clone(), path.to_owned());
+    let make = move |n: usize, out: &mut Vec<u8>| {
+        let path = format!("{applied}/w{n}?fieldManager=bench&force=true");
+        door.full("PATCH", &path, "application/apply-patch+yaml", body(n, 2).as_bytes(), out);
+    };
+    let meter = Meter::start(&subject.pids);
+    pool.run(count, Arc::new(make), status(200)).await?;
+    let apply = meter.stop().cpu_ms_each(count);
+    for n in count..count + count / 10 {
+        pool.must("DELETE", &format!("{path}/w{n}"), &Value::Null).await?;
+    }
+    let rounds = 8;
+    let meter = Meter::start(&subject.pids);
+    for _ in 0..rounds {
+        pool.must("GET", path, &Value::Null).await?;
+    }
+    let list = meter.stop().cpu_ms_each(rounds);
+    Ok([("create", create), ("get", get), ("apply", apply), ("list of all", list)])
 }
 
 fn definition() -> Value {
@@ -72,4 +101,9 @@ fn definition() -> Value {
 fn widget(n: usize, size: usize) -> String {
     let spec = json!({"size": size, "text": "x".repeat(512)});
     json!({"apiVersion": "bench.example.test/v1", "kind": "Widget", "metadata": {"name": format!("w{n}")}, "spec": spec}).to_string()
+}
+
+fn config_map(n: usize, size: usize) -> String {
+    let data = json!({"size": size.to_string(), "color": "blue", "text": "x".repeat(512)});
+    json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": format!("w{n}")}, "data": data}).to_string()
 }

@@ -18,7 +18,7 @@ pub async fn bare(ctx: &Ctx<'_>) -> Found {
     let spent = left_alone(ctx, &subject.pids).await;
     let mut pool = subject.pool(1).await?;
     pool.must("GET", "/api/v1/namespaces/default", &Value::Null).await?;
-    Ok(figures(&spent, 40.0))
+    Ok(figures(&spent, 45.0))
 }
 
 /// Control plane, node agent, proxy and DNS in one process; containerd apart.
@@ -32,9 +32,9 @@ pub async fn whole(ctx: &Ctx<'_>) -> Found {
 
 /// Long enough for what is done once after a start to be over, then as long as is measured.
 pub async fn left_alone(ctx: &Ctx<'_>, pids: &[u32]) -> Spent {
-    tokio::time::sleep(Duration::from_secs(ctx.scale.of(2, 30) as u64)).await;
+    tokio::time::sleep(Duration::from_secs(ctx.scale.of(1, 30) as u64)).await;
     let meter = Meter::start(pids);
-    tokio::time::sleep(Duration::from_secs(ctx.scale.of(3, 60) as u64)).await;
+    tokio::time::sleep(Duration::from_secs(ctx.scale.of(1, 60) as u64)).await;
     meter.stop()
 }
 

@@ -1,6 +1,8 @@
 //! The rows of the table, and what they have in common.
 
 mod apart;
+mod apply;
+mod audited;
 mod crash;
 mod custom;
 mod dns;
@@ -60,9 +62,16 @@ pub const ROWS: &[Row] = &[
     row!("loaded", idle::loaded, "memory with 1,000 nodes, 30,000 pods and 10,000 ConfigMaps"),
     row!("create", writes::create, "1 KiB ConfigMaps, durable, over 1, 64 and 512 connections"),
     row!("get", writes::get, "one of them"),
+    row!(
+        "audited",
+        audited::requests,
+        "both with each request's event written to a log, by the administrator and by an account that has its turn"
+    ),
+    row!("apply", apply::one_field, "server-side apply of one field of objects of 2 KiB that others own"),
     row!("list", lists::list, "10,000 objects: JSON and protobuf, cached and consistent"),
     row!("list-memory", lists::memory, "32 lists of 100 MB at once: by how much memory grows"),
     row!("watch", watches::fan_out, "100 and 1,000 watchers, events in a trickle and in a burst"),
+    row!("watch-protobuf", watches::in_protobuf, "a streaming list of 10,000 objects in protobuf, and 100 watchers in a burst"),
     row!("watch-filtered", watches::filtered, "1,000 watchers by spec.nodeName, for events that are not theirs, and that are"),
     row!("leases", leases::renew, "Lease updates of 5,000 nodes"),
     row!("schedule-1000", schedule::thousand, "10,000 pods on 1,000 nodes"),
@@ -81,7 +90,7 @@ pub const ROWS: &[Row] = &[
     ),
     row!("pods-100000", scale::pods, "ten Deployments of 10,000 replicas on 5,000 hollow nodes"),
     row!("namespace", namespaces::delete, "deletion of a namespace with 5,000 pods, 5,000 ConfigMaps, 1,000 Services"),
-    row!("custom", custom::resources, "10,000 custom resources created, applied, listed"),
+    row!("custom", custom::resources, "10,000 custom resources created, read, applied, listed, and as many of a built-in kind"),
     row!("crash", crash::kill_9, "kill -9 under load with 100,000 objects, until ready and listed again"),
     row!("hollow", hollow::agent, "what the agent of 5,000 hollow nodes needs itself"),
     row!("proxy", services::alone, "the service proxy alone with 1,000, 10,000 and 30,000 services: cold, one change, first packet"),

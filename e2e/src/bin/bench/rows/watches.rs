@@ -7,11 +7,13 @@ use serde_json::{Value, json};
 
 use super::{Ctx, Found, nodes, objects};
 use crate::{
+    conn::Conn,
+    door::PROTOBUF,
     load::Pool,
     report::{less, more},
     subject::Subject,
     usage::Meter,
-    watch::Watchers,
+    watch::{Form, Watchers, frames, of_frame},
 };
 
 const TRICKLE_PAUSE: Duration = Duration::from_millis(20);
@@ -52,9 +54,67 @@ async fn fan_out_to(ctx: &Ctx<'_>, subject: &Subject, count: usize) -> Found {
     let named = |what: &str| format!("{count} watchers: {what}");
     Ok(vec![
         less(named("trickle, each event delivered"), "CPU-us", slow.cpu_ms_each(delivered(trickle)) * 1000.0).goal(12.0),
-        less(named("burst, each event delivered"), "CPU-us", fast.cpu_ms_each(delivered(burst)) * 1000.0).goal(6.0),
+        less(named("burst, each event delivered"), "CPU-us", fast.cpu_ms_each(delivered(burst)) * 1000.0).goal(3.0),
         more(named("burst, events delivered"), "/s", fast.per_second(delivered(burst))),
     ])
+}
+
+/// What informers of client-go do: they list by a watch that begins with what is there, and then are told; all of it in protobuf.
+pub async fn in_protobuf(ctx: &Ctx<'_>) -> Found {
+    let subject = ctx.subject().await?;
+    let mut pool = subject.pool(64).await?;
+    let namespace = subject.namespace(&mut pool, "informed").await?;
+    let path = format!("/api/v1/namespaces/{namespace}/configmaps");
+    let (count, rounds, watchers) = (ctx.scale.of(500, 10_000), ctx.scale.of(4, 20), 100);
+    pool.create(&path, count, |n| objects::config_map(&format!("c{n}"), 1024)).await?;
+    let list = format!("{path}?watch=true&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true");
+    let first = Meter::start(&subject.pids);
+    let bytes = streamed(&subject, &list, count).await?;
+    let first = first.stop();
+    let meter = Meter::start(&subject.pids);
+    for _ in 0..rounds {
+        streamed(&subject, &list, count).await?;
+    }
+    let listed = meter.stop();
+    let revision = list_revision(&mut pool, &path).await?;
+    let watch = format!("{path}?watch=true&resourceVersion={revision}");
+    let mut informers = Watchers::open_as(&subject.door, vec![watch; watchers], Form::Frames).await?;
+    let burst = ctx.scale.of(100, 1000);
+    let meter = Meter::start(&subject.pids);
+    let all = informers.begin_until(burst);
+    pool.create(&path, burst, |n| objects::config_map(&format!("b{n}"), 1024)).await?;
+    informers.end_until(all, burst).await?;
+    let told = meter.stop();
+    let mib = (bytes * rounds) as f64 / f64::from(1 << 20);
+    Ok(vec![
+        less(format!("streaming list of {count}: the first time"), "CPU-ms", first.cpu_ms),
+        less(format!("streaming list of {count}: each"), "CPU-ms", listed.cpu_ms_each(rounds)),
+        more("streaming list: per CPU second", "MiB/CPU-s", mib * 1000.0 / listed.cpu_ms.max(1.0)),
+        less(format!("{watchers} watchers: burst, each event delivered"), "CPU-us", told.cpu_ms_each(burst * watchers) * 1000.0).goal(3.0),
+    ])
+}
+
+/// Reads what is there, up to the bookmark at its end; how many bytes that was.
+async fn streamed(subject: &Subject, path: &str, count: usize) -> anyhow::Result<usize> {
+    let mut conn = Conn::open(&subject.door).await?;
+    let status = conn.begin(&subject.door.bare("GET", path, PROTOBUF)).await?;
+    ensure!(status == 200, "GET {path}: {status}");
+    let (mut begun, mut added, mut bytes, mut is_over) = (Vec::new(), 0, 0, false);
+    while !is_over {
+        let take = &mut |frame: &[u8]| match of_frame(frame) {
+            Some((b'A', Some(_))) => added += 1,
+            Some((b'B', _)) => is_over = true,
+            _ => {}
+        };
+        let goes_on = conn.piece(|piece| {
+            bytes += piece.len();
+            frames(piece, &mut begun, take);
+        });
+        ensure!(goes_on.await?, "the watch ended after {added} objects");
+    }
+    // The namespace's own stands among them.
+    ensure!((count..=count + 1).contains(&added), "{added} objects of {count}");
+    Ok(bytes)
 }
 
 async fn list_revision(pool: &mut Pool, path: &str) -> anyhow::Result<String> {

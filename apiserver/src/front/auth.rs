@@ -1,8 +1,8 @@
 //! A request at the door -> who asks, and whether they may. Source: apiserver `pkg/endpoints/filters`.
 
-use std::{borrow::Cow, sync::Arc};
+use std::{borrow::Cow, sync::Arc, time::Duration};
 
-use api::{GroupResource, Status};
+use api::{GroupResource, Status, seldom::Seldom};
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use http::{HeaderMap, HeaderValue, header, request::Parts};
 
@@ -16,6 +16,8 @@ use crate::{
 
 /// Of each word of a request that its refusal repeats. No name of an object is longer.
 const REPEATED_BYTES_MAX: usize = 1024;
+/// Refused tokens are told of in the log once in this time, with how many there were besides.
+const REFUSALS_TOLD_EVERY: Duration = Duration::from_secs(10);
 /// A browser's token, among the protocols of a WebSocket.
 const TOKEN_PROTOCOL: &str = "base64url.bearer.authorization.k8s.io.";
 
@@ -173,14 +175,26 @@ pub(super) fn forget(headers: &mut HeaderMap, believed: Option<&RequestHeader>) 
 }
 
 async fn by_token(engine: &Arc<Engine>, token: &str) -> Result<User, Status> {
+    let mut why = vec!["invalid bearer token".to_owned()];
     for authenticator in &engine.auth.authenticators {
         match authenticator.token(engine, token, &[]).await {
             Ok(Some(known)) => return Ok(known.user),
             Ok(None) => {}
-            Err(status) => tracing::debug!(%status, "token refused"),
+            Err(status) => why.push(status.message),
         }
     }
+    tell_refused(&why);
     Err(Status::unauthorized())
+}
+
+/// As upstream (`WithAuthentication` in `filters/authentication.go`), but not each: anybody can send any number of them.
+fn tell_refused(why: &[String]) {
+    static TOLD: Seldom = Seldom::new(REFUSALS_TOLD_EVERY);
+    let why = format!("[{}]", why.join(", "));
+    match TOLD.due() {
+        Some(untold) => tracing::error!(error = ?cut(&why), untold, "Unable to authenticate the request"),
+        None => tracing::debug!(error = ?cut(&why), "Unable to authenticate the request"),
+    }
 }
 
 fn anonymous() -> User {

@@ -21,6 +21,7 @@ pub mod quantity;
 pub mod read;
 pub mod runs;
 pub mod seats;
+pub mod seldom;
 pub mod selector;
 pub mod status;
 pub mod steps;

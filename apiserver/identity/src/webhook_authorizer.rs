@@ -34,6 +34,7 @@ static AT_ONCE: Semaphore = Semaphore::const_new(THREADS_MAX);
 
 /// One webhook.
 pub struct WebhookAuthorizer {
+    name: String,
     config: WebhookConfig,
     remote: Remote,
     conditions: Vec<Program>,
@@ -58,15 +59,15 @@ struct Review {
 }
 
 impl WebhookAuthorizer {
-    /// `config` is valid.
+    /// `config` is valid; `name` is for the log.
     ///
     /// # Errors
     /// What is wrong with its kubeconfig.
-    pub async fn open(config: WebhookConfig, group: &Group) -> Result<Self, String> {
+    pub async fn open(name: &str, config: WebhookConfig, group: &Group) -> Result<Self, String> {
         let file = config.connection_info.kube_config_file.clone().unwrap_or_default();
         let remote = Remote::of_kubeconfig(file.as_ref(), group).await?;
         let compiled = config.match_conditions.iter().map(|one| Program::compile(&one.expression, About::Request, Makes::Bool));
-        Ok(Self { conditions: compiled.collect::<Result<_, _>>()?, config, remote, answers: Answers::new() })
+        Ok(Self { name: name.to_owned(), conditions: compiled.collect::<Result<_, _>>()?, config, remote, answers: Answers::new() })
     }
 
     async fn verdict(&self, attributes: &Attributes<'_>) -> Verdict {
@@ -114,7 +115,7 @@ impl WebhookAuthorizer {
         }
         let bound = if self.config.timeout.is_zero() { WAIT_BOUND } else { self.config.timeout };
         let answered = self.remote.post(&review, bound, WAIT_BOUND).await.map_err(|error| {
-            tracing::error!(%error, "failed to make webhook authorizer request");
+            tracing::error!(authorizer = self.name, url = self.remote.url(), %error, "failed to make webhook authorizer request");
             error.why
         })?;
         let review: Review = serde_json::from_value(answered).map_err(|error| error.to_string())?;

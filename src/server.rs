@@ -9,9 +9,10 @@ mod identity;
 mod leading;
 pub mod manifests;
 mod moved;
+mod reached;
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
     ops::RangeInclusive,
     sync::Arc,
@@ -64,10 +65,10 @@ use self::{
     leading::{Leading, Rooms, client_as},
 };
 use crate::{
-    flags::{Addon, ServerFlags},
+    flags::{Addon, ServerFlags, UNSAID},
     kubeconfig,
     machine::{
-        address::{host_name, node_address},
+        address::host_name,
         dirs::Dirs,
         instance::Instance,
         open_files,
@@ -91,6 +92,8 @@ pub struct Control {
     admin: Value,
     /// Where others reach this server.
     reached: SocketAddr,
+    /// Where the kubeconfig says that they do.
+    named: SocketAddr,
     engine: Arc<Engine>,
     front: Front,
     store: Arc<dyn Store>,
@@ -125,7 +128,7 @@ impl Control {
         let (has_etcd, servers) = (!flags.etcd_servers.is_empty(), &flags.servers);
         let election = servers.election(has_etcd)?;
         let (token, agent_token) = tokens(flags, has_etcd)?;
-        let advertised = advertised_address(flags, progress);
+        let advertised = reached::advertised(flags, progress);
         let (auditor, at_rest) = (flags.audit.auditor()?, flags.at_rest.open().await?);
         let plugins = flags.admission.options()?;
 
@@ -172,11 +175,26 @@ impl Control {
         let address = serving(flags, Seats::new(Limits::for_files(serve::CONNECTIONS_MAX, files)), tls, &front, &group).await?;
 
         let (admin, reached) = (certs.admin_kubeconfig(&format!("https://{address}")), SocketAddr::new(advertised, address.port()));
-        write_kubeconfig(&dirs, &kubeconfig::kept(admin.clone(), reached, &BTreeSet::new()))?;
+        let named = reached::named(flags, reached);
+        write_kubeconfig(&dirs, &kubeconfig::kept(admin.clone(), named, &BTreeSet::new()))?;
         let (leading, endpoint_leases) = (Mutex::default(), None);
         let delay = flags.protection.shutdown_delay_duration;
-        let mut control =
-            Self { group, dirs, certs, admin, reached, engine, front, store, leading, endpoint_leases, health, delay, _instance: instance };
+        let mut control = Self {
+            group,
+            dirs,
+            certs,
+            admin,
+            reached,
+            named,
+            engine,
+            front,
+            store,
+            leading,
+            endpoint_leases,
+            health,
+            delay,
+            _instance: instance,
+        };
         Box::pin(auth::bootstrap(&control.engine)).await?;
         Box::pin(control.publish(flags, &config, has_etcd)).await?;
         Box::pin(manifests::apply(&control.engine, cluster_dns(&config))).await?;
@@ -222,7 +240,8 @@ impl Control {
             let own = serving_names(flags, config, self.reached.ip());
             let names = own.dns.into_iter().chain(own.addresses.iter().map(ToString::to_string)).collect();
             let endpoint_leases = EndpointLeases::start(&self.engine, &self.store, self.reached, names, &self.group).await?;
-            let keeping = keep_kubeconfig(self.dirs.clone(), self.admin.clone(), self.reached, endpoint_leases.servers());
+            let own = (self.reached, self.named);
+            let keeping = keep_kubeconfig(self.dirs.clone(), self.admin.clone(), own, endpoint_leases.servers());
             self.group.spawn_loop("kubeconfig", keeping);
             self.endpoint_leases = Some(endpoint_leases);
         } else {
@@ -233,8 +252,10 @@ impl Control {
 
     /// The administrator's kubeconfig for this machine, with the servers that there are now.
     pub fn admin(&self) -> Value {
-        let servers = self.endpoint_leases.as_ref().map(|endpoint_leases| endpoint_leases.servers().borrow().clone()).unwrap_or_default();
-        kubeconfig::for_here(kubeconfig::kept(self.admin.clone(), self.reached, &servers))
+        let mut servers =
+            self.endpoint_leases.as_ref().map(|endpoint_leases| endpoint_leases.servers().borrow().clone()).unwrap_or_default();
+        servers.remove(&self.reached);
+        kubeconfig::for_here(kubeconfig::kept(self.admin.clone(), self.named, &servers))
     }
 
     /// Ends in order: what other servers take over, loops, connections, store.
@@ -348,10 +369,16 @@ fn write_kubeconfig(dirs: &Dirs, config: &Value) -> anyhow::Result<()> {
 }
 
 /// The kept kubeconfig has the servers that there are, whenever one comes or goes.
-async fn keep_kubeconfig(dirs: Dirs, admin: Value, own: SocketAddr, mut servers: watch::Receiver<BTreeSet<SocketAddr>>) {
+async fn keep_kubeconfig(
+    dirs: Dirs,
+    admin: Value,
+    (reached, named): (SocketAddr, SocketAddr),
+    mut servers: watch::Receiver<BTreeSet<SocketAddr>>,
+) {
     loop {
-        let all = servers.borrow_and_update().clone();
-        if let Err(error) = write_kubeconfig(&dirs, &kubeconfig::kept(admin.clone(), own, &all)) {
+        let mut others = servers.borrow_and_update().clone();
+        others.remove(&reached);
+        if let Err(error) = write_kubeconfig(&dirs, &kubeconfig::kept(admin.clone(), named, &others)) {
             tracing::error!(error = format!("{error:#}"), "failed to write the cluster's servers to the kubeconfig");
         }
         if servers.changed().await.is_err() {
@@ -359,19 +386,6 @@ async fn keep_kubeconfig(dirs: Dirs, admin: Value, own: SocketAddr, mut servers:
             return std::future::pending().await;
         }
     }
-}
-
-/// Where others reach this server: as said, or as a person would choose, who is warned of what looks wrong.
-fn advertised_address(flags: &ServerFlags, progress: &Progress) -> IpAddr {
-    let chosen = || {
-        let chosen = node_address(None)?;
-        if let Some(warning) = &chosen.warning {
-            tracing::warn!(%warning, "choosing the address to advertise");
-            progress.say(&format!("warning: {warning} (--advertise-address names another)"));
-        }
-        Some(chosen.address)
-    };
-    flags.advertise_address.or_else(chosen).unwrap_or(IpAddr::from([127, 0, 0, 1]))
 }
 
 /// Connections whose other end has vanished are found out: accepted sockets have what their listener has.
@@ -413,7 +427,21 @@ fn tokens(flags: &ServerFlags, has_etcd: bool) -> anyhow::Result<(Option<Token>,
 /// The front, as the flags have it.
 fn builder(engine: &Arc<Engine>, flags: &ServerFlags) -> Builder {
     let front = Front::builder(engine.clone()).fairness(kinds::flow::config(flags.limits())).timeouts(flags.protection.timeouts());
-    front.mount(ZPages::new(flags.shown.clone(), &PAGES).routes())
+    front.mount(ZPages::new(shown(flags), &PAGES).routes())
+}
+
+/// All flags and what holds of each.
+fn shown(flags: &ServerFlags) -> BTreeMap<String, String> {
+    let mut shown = flags.shown.clone();
+    for (flag, value) in
+        UNSAID.iter().filter(|(flag, _)| *flag != "authorization-mode" || flags.authorization.authorization_config.is_none())
+    {
+        match shown.get_mut(*flag) {
+            Some(said) if said.is_empty() => (*value).clone_into(said),
+            _ => {}
+        }
+    }
+    shown
 }
 
 /// The paths that are about no resource. The latch is part of `/readyz`, and so is a store that may be away.
@@ -449,6 +477,7 @@ fn mount(
 async fn open_store(flags: &ServerFlags, dirs: &Dirs) -> anyhow::Result<Arc<dyn Store>> {
     if !flags.etcd_servers.is_empty() {
         let tls = store::etcd::Tls { ca: flags.etcd_cafile.clone(), cert: flags.etcd_certfile.clone(), key: flags.etcd_keyfile.clone() };
+        flags.etcd_servers.iter().try_for_each(|server| is_etcd(server))?;
         return Ok(Arc::new(store::etcd::open(&flags.etcd_servers, &tls).await?));
     }
     if flags.storage_backend == "memory" {
@@ -456,6 +485,15 @@ async fn open_store(flags: &ServerFlags, dirs: &Dirs) -> anyhow::Result<Arc<dyn 
     }
     let dir = dirs.private_store()?;
     Ok(Arc::new(tokio::task::spawn_blocking(move || store::redb::open(&dir)).await??))
+}
+
+/// `scheme://host[:port]`, or `host:port` as etcd's own tools take it.
+fn is_etcd(server: &str) -> anyhow::Result<()> {
+    let is_url = match server.split_once("://") {
+        Some((scheme, rest)) => ["http", "https"].contains(&scheme) && !rest.is_empty() && server.parse::<http::Uri>().is_ok(),
+        None => server.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok()),
+    };
+    if is_url { Ok(()) } else { bail!("--etcd-servers {server:?}: it is no URL, as in https://10.0.0.5:2379") }
 }
 
 /// All that is served: what is switched off is not.
@@ -530,6 +568,16 @@ mod tests {
     fn there_are_some_seats() {
         let limits = |reading, fair| some_seats(&fairness::Limits { reading, mutating: 0, fair });
         assert!(limits(1, true).is_ok() && limits(0, false).is_ok() && limits(0, true).is_err());
+    }
+
+    #[test]
+    fn what_is_no_etcd_server_is_said_at_once() {
+        for good in ["https://10.0.0.5:2379", "http://etcd", "10.0.0.5:2379", "[::1]:2379"] {
+            assert!(is_etcd(good).is_ok(), "{good}");
+        }
+        for bad in ["foo", "", "ftp://a:1", "http://", "a:b"] {
+            assert_eq!(is_etcd(bad).unwrap_err().to_string(), format!("--etcd-servers {bad:?}: it is no URL, as in https://10.0.0.5:2379"));
+        }
     }
 
     #[test]

@@ -514,7 +514,7 @@ impl Call {
         if let Some(verb) = handler.also_needs() {
             auth::authorize_also(&self.engine, &self.info, &self.user, verb).await?;
         }
-        let Some(target) = handler.target(&ctx, &self.info.rest, query).await? else { return Ok(wire::nothing()) };
+        let target = handler.target(&ctx, &self.info.rest, query).await?;
         Ok(connect::forward(&self.front.agents, self.engine.group(), target, Request::from_parts(self.parts.clone(), body)).await)
     }
 

@@ -30,13 +30,6 @@ pub fn text(code: StatusCode, words: impl Into<Bytes>) -> Response {
     response
 }
 
-/// There is nothing to send.
-pub fn nothing() -> Response {
-    let mut response = Response::new(full(Bytes::new()));
-    *response.status_mut() = StatusCode::NO_CONTENT;
-    response
-}
-
 /// What upstream answers to a path that nobody serves.
 pub fn not_found() -> Response {
     text(StatusCode::NOT_FOUND, "404 page not found\n")

@@ -430,9 +430,8 @@ pub trait Connect: Send + Sync {
         None
     }
 
-    /// `path` is what follows the subresource in the URL (proxy only), `query` the raw query string. `None`: there is nobody to ask yet, and nothing
-    /// to read (204; `LocationStreamer` in `generic/rest/streamer.go`).
-    async fn target(&self, ctx: &Ctx<'_>, path: &str, query: &str) -> Result<Option<Target>, Status>;
+    /// `path` is what follows the subresource in the URL (proxy only), `query` the raw query string.
+    async fn target(&self, ctx: &Ctx<'_>, path: &str, query: &str) -> Result<Target, Status>;
 }
 
 /// The other end of a connect: the engine forwards the request there, upgrades and all.

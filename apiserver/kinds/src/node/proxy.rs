@@ -31,17 +31,17 @@ impl Connect for ToNode {
         Some(node::proxy_options(path))
     }
 
-    async fn target(&self, ctx: &Ctx<'_>, path: &str, query: &str) -> Result<Option<Target>, Status> {
+    async fn target(&self, ctx: &Ctx<'_>, path: &str, query: &str) -> Result<Target, Status> {
         let bad = || Status::bad_request(format!("invalid node request {:?}", ctx.name));
         let (scheme, name, asked) = split_scheme_name_port(ctx.name).ok_or_else(bad)?;
         let (host, port) = agent(ctx, name).await?;
         let rewrite_prefix = Some(format!("/api/v1/nodes/{}/proxy", ctx.name));
         let path_and_query = join_path(path, query);
         if asked.is_empty() || asked == port.to_string() {
-            return Ok(Some(Target { scheme: "https", host, port, path_and_query, node_agent: Some(name.to_owned()), rewrite_prefix }));
+            return Ok(Target { scheme: "https", host, port, path_and_query, node_agent: Some(name.to_owned()), rewrite_prefix });
         }
         let port = asked.parse().map_err(|_| bad())?;
         let scheme = if scheme == "https" { "https" } else { "http" };
-        Ok(Some(Target { scheme, host, port, path_and_query, node_agent: None, rewrite_prefix }))
+        Ok(Target { scheme, host, port, path_and_query, node_agent: None, rewrite_prefix })
     }
 }

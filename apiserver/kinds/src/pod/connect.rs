@@ -50,7 +50,7 @@ impl Connect for Stream {
         Some(options.into())
     }
 
-    async fn target(&self, ctx: &Ctx<'_>, _path: &str, query: &str) -> Result<Option<Target>, Status> {
+    async fn target(&self, ctx: &Ctx<'_>, _path: &str, query: &str) -> Result<Target, Status> {
         let asked = Query::parse(query);
         let params = self.params(&asked, ctx.name)?;
         let pod = get(ctx, ctx.name).await?;
@@ -59,16 +59,12 @@ impl Connect for Stream {
             _ => container(&pod, asked.first("container").unwrap_or(""))?,
         };
         let node = text_at(&pod, "/spec/nodeName");
-        if node.is_empty() && *self == Stream::Log {
-            // As upstream (`LogLocation`): who follows a pod from its birth is told nothing, and no error.
-            return Ok(None);
-        }
         if node.is_empty() {
             return Err(Status::bad_request(format!("pod {} does not have a host assigned", ctx.name)));
         }
         let (host, port) = node::agent(ctx, node).await?;
         let path_and_query = params.after(&self.path(ctx.namespace, ctx.name, &container));
-        Ok(Some(Target { scheme: "https", host, port, path_and_query, node_agent: Some(node.to_owned()), rewrite_prefix: None }))
+        Ok(Target { scheme: "https", host, port, path_and_query, node_agent: Some(node.to_owned()), rewrite_prefix: None })
     }
 }
 
@@ -118,7 +114,7 @@ impl Connect for Proxy {
         Some(node::proxy_options(path))
     }
 
-    async fn target(&self, ctx: &Ctx<'_>, path: &str, query: &str) -> Result<Option<Target>, Status> {
+    async fn target(&self, ctx: &Ctx<'_>, path: &str, query: &str) -> Result<Target, Status> {
         let invalid = || Status::bad_request(format!("invalid pod request {:?}", ctx.name));
         let (scheme, name, port) = node::split_scheme_name_port(ctx.name).ok_or_else(invalid)?;
         let pod = get(ctx, name).await?;
@@ -133,7 +129,7 @@ impl Connect for Proxy {
         };
         let path_and_query = node::join_path(path, query);
         let rewrite_prefix = Some(format!("/api/v1/namespaces/{}/pods/{}/proxy", ctx.namespace, ctx.name));
-        Ok(Some(Target { scheme, host: ip.to_owned(), port, path_and_query, node_agent: None, rewrite_prefix }))
+        Ok(Target { scheme, host: ip.to_owned(), port, path_and_query, node_agent: None, rewrite_prefix })
     }
 }
 

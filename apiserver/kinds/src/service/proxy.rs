@@ -42,7 +42,7 @@ impl Connect for ToEndpoint {
         Some(crate::common::node::proxy_options(path))
     }
 
-    async fn target(&self, ctx: &Ctx<'_>, path: &str, query: &str) -> Result<Option<Target>, Status> {
+    async fn target(&self, ctx: &Ctx<'_>, path: &str, query: &str) -> Result<Target, Status> {
         let bad = || Status::bad_request(format!("invalid service request {:?}", ctx.name));
         let (scheme, name, asked) = split_scheme_name_port(ctx.name).ok_or_else(bad)?;
         let key = Key::new(ctx.namespace, name);
@@ -63,7 +63,7 @@ impl Connect for ToEndpoint {
         let rewrite_prefix = Some(format!("/api/v1/namespaces/{}/services/{}/proxy", ctx.namespace, ctx.name));
         let path_and_query = join_path(path, query);
         let scheme = if scheme == "https" { "https" } else { "http" };
-        Ok(Some(Target { scheme, host, port, path_and_query, node_agent: None, rewrite_prefix }))
+        Ok(Target { scheme, host, port, path_and_query, node_agent: None, rewrite_prefix })
     }
 }
 

@@ -21,7 +21,7 @@ async fn room() -> Room {
 
 impl Room {
     /// Where a stream of pod `p` leads.
-    async fn target(&self, subresource: &str, query: &str) -> Result<Option<Target>, Status> {
+    async fn target(&self, subresource: &str, query: &str) -> Result<Target, Status> {
         let own = self.engine.own_request(&GroupResource::new("", "pods")).unwrap();
         let user = User::default();
         let ctx = own.ctx(&self.engine, &user, Operation::Connect, ("default", "p", subresource));
@@ -157,21 +157,20 @@ async fn streams_lead_to_the_pods_node() {
     Room::ok(room.post(PODS, pod("p")).await);
     let early = room.target("exec", "command=sh").await.unwrap_err();
     assert_eq!((early.code, early.message.as_str()), (400, "pod p does not have a host assigned"));
-    assert_eq!(room.target("log", "follow=true").await.unwrap(), None);
     Room::ok(room.post("/api/v1/nodes", json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n1"}})).await);
     let status = json!({"status": {"addresses": [{"type": "InternalIP", "address": "10.0.0.7"}], "daemonEndpoints": {"kubeletEndpoint": {"Port": 10250}}}});
     Room::ok(room.patch("/api/v1/nodes/n1/status", status).await);
     Room::ok(room.post(&format!("{PODS}/p/binding"), binding("n1")).await);
-    let found = room.target("exec", "command=sh&stdin=true&stdout=true").await.unwrap().unwrap();
+    let found = room.target("exec", "command=sh&stdin=true&stdout=true").await.unwrap();
     assert_eq!((found.host.as_str(), found.port, found.node_agent.as_deref()), ("10.0.0.7", 10250, Some("n1")));
     assert_eq!(found.path_and_query, "/exec/default/p/a?command=sh&input=1&output=1");
-    let logs = room.target("log", "container=a&follow=true").await.unwrap().unwrap();
+    let logs = room.target("log", "container=a&follow=true").await.unwrap();
     assert_eq!(logs.path_and_query, "/containerLogs/default/p/a?follow=true");
     let unknown = room.target("log", "container=z").await.unwrap_err();
     assert_eq!(unknown.message, "container z is not valid for pod p");
     assert_eq!(room.target("proxy", "").await.unwrap_err().message, "address not allowed");
     Room::ok(room.patch(&format!("{PODS}/p/status"), json!({"status": {"podIP": "10.244.0.5"}})).await);
-    let through = room.target("proxy", "x=1").await.unwrap().unwrap();
+    let through = room.target("proxy", "x=1").await.unwrap();
     assert_eq!(
         (through.scheme, through.host.as_str(), through.port, through.path_and_query.as_str()),
         ("http", "10.244.0.5", 80, "/a/b?x=1")

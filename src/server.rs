@@ -63,9 +63,10 @@ use self::{
     compaction::{History, compact},
     endpoint_leases::EndpointLeases,
     leading::{Leading, Rooms, client_as},
+    reached::{Reached, advertised_address},
 };
 use crate::{
-    flags::{Addon, ServerFlags, UNSAID},
+    flags::{Addon, ServerFlags, ServersFlags, UNSAID},
     kubeconfig,
     machine::{
         address::host_name,
@@ -91,9 +92,7 @@ pub struct Control {
     /// The administrator's kubeconfig, of this server alone.
     admin: Value,
     /// Where others reach this server.
-    reached: SocketAddr,
-    /// Where the kubeconfig says that they do.
-    named: SocketAddr,
+    reached: Reached,
     engine: Arc<Engine>,
     front: Front,
     store: Arc<dyn Store>,
@@ -125,10 +124,10 @@ impl Control {
         dirs.claim()?;
         let instance = Instance::start(&dirs)?;
         let (group, files) = (Group::new(), open_files::raise());
-        let (has_etcd, servers) = (!flags.etcd_servers.is_empty(), &flags.servers);
+        let (has_etcd, servers) = (ServersFlags::has_etcd(&flags.etcd_servers)?, &flags.servers);
         let election = servers.election(has_etcd)?;
         let (token, agent_token) = tokens(flags, has_etcd)?;
-        let advertised = reached::advertised(flags, progress);
+        let advertised = advertised_address(flags, progress);
         let (auditor, at_rest) = (flags.audit.auditor()?, flags.at_rest.open().await?);
         let plugins = flags.admission.options()?;
 
@@ -174,27 +173,12 @@ impl Control {
         aggregate(&engine, &delegations, &certs, flags)?;
         let address = serving(flags, Seats::new(Limits::for_files(serve::CONNECTIONS_MAX, files)), tls, &front, &group).await?;
 
-        let (admin, reached) = (certs.admin_kubeconfig(&format!("https://{address}")), SocketAddr::new(advertised, address.port()));
-        let named = reached::named(flags, reached);
-        write_kubeconfig(&dirs, &kubeconfig::kept(admin.clone(), named, &BTreeSet::new()))?;
+        let (admin, reached) = (certs.admin_kubeconfig(&format!("https://{address}")), Reached::of(flags, advertised, address.port()));
+        write_kubeconfig(&dirs, &kubeconfig::kept(admin.clone(), reached.named, &BTreeSet::new()))?;
         let (leading, endpoint_leases) = (Mutex::default(), None);
         let delay = flags.protection.shutdown_delay_duration;
-        let mut control = Self {
-            group,
-            dirs,
-            certs,
-            admin,
-            reached,
-            named,
-            engine,
-            front,
-            store,
-            leading,
-            endpoint_leases,
-            health,
-            delay,
-            _instance: instance,
-        };
+        let mut control =
+            Self { group, dirs, certs, admin, reached, engine, front, store, leading, endpoint_leases, health, delay, _instance: instance };
         Box::pin(auth::bootstrap(&control.engine)).await?;
         Box::pin(control.publish(flags, &config, has_etcd)).await?;
         Box::pin(manifests::apply(&control.engine, cluster_dns(&config))).await?;
@@ -235,17 +219,16 @@ impl Control {
 
     /// The `kubernetes` Service and where it leads.
     async fn publish(&mut self, flags: &ServerFlags, config: &kinds::Config, has_etcd: bool) -> anyhow::Result<()> {
-        kinds::bootstrap_service::kubernetes_service(&self.engine, config, self.reached).await?;
+        kinds::bootstrap_service::kubernetes_service(&self.engine, config, self.reached.address).await?;
         if has_etcd {
-            let own = serving_names(flags, config, self.reached.ip());
+            let own = serving_names(flags, config, self.reached.address.ip());
             let names = own.dns.into_iter().chain(own.addresses.iter().map(ToString::to_string)).collect();
-            let endpoint_leases = EndpointLeases::start(&self.engine, &self.store, self.reached, names, &self.group).await?;
-            let own = (self.reached, self.named);
-            let keeping = keep_kubeconfig(self.dirs.clone(), self.admin.clone(), own, endpoint_leases.servers());
+            let endpoint_leases = EndpointLeases::start(&self.engine, &self.store, self.reached.address, names, &self.group).await?;
+            let keeping = keep_kubeconfig(self.dirs.clone(), self.admin.clone(), self.reached, endpoint_leases.servers());
             self.group.spawn_loop("kubeconfig", keeping);
             self.endpoint_leases = Some(endpoint_leases);
         } else {
-            kinds::bootstrap_service::kubernetes_endpoints(&self.engine, &[self.reached].into()).await?;
+            kinds::bootstrap_service::kubernetes_endpoints(&self.engine, &[self.reached.address].into()).await?;
         }
         Ok(())
     }
@@ -254,8 +237,8 @@ impl Control {
     pub fn admin(&self) -> Value {
         let mut servers =
             self.endpoint_leases.as_ref().map(|endpoint_leases| endpoint_leases.servers().borrow().clone()).unwrap_or_default();
-        servers.remove(&self.reached);
-        kubeconfig::for_here(kubeconfig::kept(self.admin.clone(), self.named, &servers))
+        servers.remove(&self.reached.address);
+        kubeconfig::for_here(kubeconfig::kept(self.admin.clone(), self.reached.named, &servers))
     }
 
     /// Ends in order: what other servers take over, loops, connections, store.
@@ -284,7 +267,7 @@ impl Control {
 
     /// What machines need that will join, in one commit of the store.
     async fn welcome(&self, token: Option<&Token>, flags: &ServerFlags, config: &kinds::Config) -> anyhow::Result<()> {
-        let (engine, url, pods) = (&self.engine, format!("https://{}", self.reached), flags.cluster_cidr.to_string());
+        let (engine, url, pods) = (&self.engine, format!("https://{}", self.reached.address), flags.cluster_cidr.to_string());
         let token = async {
             match token {
                 Some(token) => cluster_info::make_token(engine, token).await,
@@ -369,16 +352,11 @@ fn write_kubeconfig(dirs: &Dirs, config: &Value) -> anyhow::Result<()> {
 }
 
 /// The kept kubeconfig has the servers that there are, whenever one comes or goes.
-async fn keep_kubeconfig(
-    dirs: Dirs,
-    admin: Value,
-    (reached, named): (SocketAddr, SocketAddr),
-    mut servers: watch::Receiver<BTreeSet<SocketAddr>>,
-) {
+async fn keep_kubeconfig(dirs: Dirs, admin: Value, own: Reached, mut servers: watch::Receiver<BTreeSet<SocketAddr>>) {
     loop {
         let mut others = servers.borrow_and_update().clone();
-        others.remove(&reached);
-        if let Err(error) = write_kubeconfig(&dirs, &kubeconfig::kept(admin.clone(), named, &others)) {
+        others.remove(&own.address);
+        if let Err(error) = write_kubeconfig(&dirs, &kubeconfig::kept(admin.clone(), own.named, &others)) {
             tracing::error!(error = format!("{error:#}"), "failed to write the cluster's servers to the kubeconfig");
         }
         if servers.changed().await.is_err() {
@@ -477,7 +455,6 @@ fn mount(
 async fn open_store(flags: &ServerFlags, dirs: &Dirs) -> anyhow::Result<Arc<dyn Store>> {
     if !flags.etcd_servers.is_empty() {
         let tls = store::etcd::Tls { ca: flags.etcd_cafile.clone(), cert: flags.etcd_certfile.clone(), key: flags.etcd_keyfile.clone() };
-        flags.etcd_servers.iter().try_for_each(|server| is_etcd(server))?;
         return Ok(Arc::new(store::etcd::open(&flags.etcd_servers, &tls).await?));
     }
     if flags.storage_backend == "memory" {
@@ -485,15 +462,6 @@ async fn open_store(flags: &ServerFlags, dirs: &Dirs) -> anyhow::Result<Arc<dyn 
     }
     let dir = dirs.private_store()?;
     Ok(Arc::new(tokio::task::spawn_blocking(move || store::redb::open(&dir)).await??))
-}
-
-/// `scheme://host[:port]`, or `host:port` as etcd's own tools take it.
-fn is_etcd(server: &str) -> anyhow::Result<()> {
-    let is_url = match server.split_once("://") {
-        Some((scheme, rest)) => ["http", "https"].contains(&scheme) && !rest.is_empty() && server.parse::<http::Uri>().is_ok(),
-        None => server.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok()),
-    };
-    if is_url { Ok(()) } else { bail!("--etcd-servers {server:?}: it is no URL, as in https://10.0.0.5:2379") }
 }
 
 /// All that is served: what is switched off is not.
@@ -568,16 +536,6 @@ mod tests {
     fn there_are_some_seats() {
         let limits = |reading, fair| some_seats(&fairness::Limits { reading, mutating: 0, fair });
         assert!(limits(1, true).is_ok() && limits(0, false).is_ok() && limits(0, true).is_err());
-    }
-
-    #[test]
-    fn what_is_no_etcd_server_is_said_at_once() {
-        for good in ["https://10.0.0.5:2379", "http://etcd", "10.0.0.5:2379", "[::1]:2379"] {
-            assert!(is_etcd(good).is_ok(), "{good}");
-        }
-        for bad in ["foo", "", "ftp://a:1", "http://", "a:b"] {
-            assert_eq!(is_etcd(bad).unwrap_err().to_string(), format!("--etcd-servers {bad:?}: it is no URL, as in https://10.0.0.5:2379"));
-        }
     }
 
     #[test]

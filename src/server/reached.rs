@@ -11,7 +11,7 @@ const LOOPBACK: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
 
 /// As said, where it listens, or as a person would choose, who is warned of what looks wrong. Loopback is nobody else's: pods and machines are told
 /// this machine's address then, as upstream does (`SecureServingOptions.DefaultExternalAddress`; Endpoints may have no other).
-pub fn advertised(flags: &ServerFlags, progress: &Progress) -> IpAddr {
+pub fn advertised_address(flags: &ServerFlags, progress: &Progress) -> IpAddr {
     let warn = |warning: &str| progress.say(&format!("warning: {warning}"));
     if let Some(address) = flags.advertise_address.or_else(|| listens(flags)) {
         return address;
@@ -29,10 +29,21 @@ pub fn advertised(flags: &ServerFlags, progress: &Progress) -> IpAddr {
     address
 }
 
-/// What the kubeconfig names for others: where this server is reached, if it listens there.
-pub fn named(flags: &ServerFlags, reached: SocketAddr) -> SocketAddr {
-    let is_unserved = flags.advertise_address.is_none() && flags.bind_address.is_loopback();
-    if is_unserved { SocketAddr::new(flags.bind_address, reached.port()) } else { reached }
+/// Where others reach a server.
+#[derive(Clone, Copy, Debug)]
+pub struct Reached {
+    /// What pods and machines are told.
+    pub address: SocketAddr,
+    /// What the kubeconfig names: the same, if it is served or somebody said it.
+    pub named: SocketAddr,
+}
+
+impl Reached {
+    pub fn of(flags: &ServerFlags, advertised: IpAddr, port: u16) -> Self {
+        let is_here_alone = flags.advertise_address.is_none() && flags.bind_address.is_loopback();
+        let named = if is_here_alone { flags.bind_address } else { advertised };
+        Self { address: SocketAddr::new(advertised, port), named: SocketAddr::new(named, port) }
+    }
 }
 
 /// An address of this machine's that it has to listen on.
@@ -67,8 +78,8 @@ mod tests {
     fn the_kubeconfig_names_an_address_that_is_served() {
         let reached = |args: &[&str]| {
             let (flags, progress) = (flags(args), Progress::default());
-            let advertised = SocketAddr::new(advertised(&flags, &progress), 6443);
-            (advertised.ip().to_string(), named(&flags, advertised).to_string())
+            let Reached { address, named } = Reached::of(&flags, advertised_address(&flags, &progress), 6443);
+            (address.ip().to_string(), named.to_string())
         };
         let is = |advertised: &str, named: &str| (advertised.to_owned(), named.to_owned());
         assert_eq!(reached(&["--bind-address=192.0.2.1"]), is("192.0.2.1", "192.0.2.1:6443"));

@@ -190,11 +190,16 @@ async fn by_token(engine: &Arc<Engine>, token: &str) -> Result<User, Status> {
 /// As upstream (`WithAuthentication` in `filters/authentication.go`), but not each: anybody can send any number of them.
 fn tell_refused(why: &[String]) {
     static TOLD: Seldom = Seldom::new(REFUSALS_TOLD_EVERY);
-    let why = format!("[{}]", why.join(", "));
+    let error = one_of(why);
     match TOLD.due() {
-        Some(untold) => tracing::error!(error = ?cut(&why), untold, "Unable to authenticate the request"),
-        None => tracing::debug!(error = ?cut(&why), "Unable to authenticate the request"),
+        Some(untold) => tracing::error!(error, untold, "Unable to authenticate the request"),
+        None => tracing::debug!(error, "Unable to authenticate the request"),
     }
+}
+
+/// `[a, b]` (`Aggregate.Error`), on one line and no longer than a refusal: tokens say what stands in it.
+fn one_of(why: &[String]) -> String {
+    cut(&format!("[{}]", why.join(", "))).escape_debug().to_string()
 }
 
 fn anonymous() -> User {
@@ -246,6 +251,14 @@ fn refusal_words(asked: &Attributes<'_>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_the_log_tells_of_a_token_is_one_line_and_bounded() {
+        let why = |more: &str| one_of(&["invalid bearer token".into(), more.into()]);
+        assert_eq!(why("no such issuer"), "[invalid bearer token, no such issuer]");
+        assert_eq!(why("a\nb\u{1b}[2J"), "[invalid bearer token, a\\nb\\u{1b}[2J]");
+        assert_eq!(why(&"x".repeat(1 << 20)).len(), REPEATED_BYTES_MAX);
+    }
 
     #[test]
     fn refusals_read_as_upstream_writes_them() {

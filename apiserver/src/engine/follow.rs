@@ -109,9 +109,10 @@ impl Unserved {
         if self.0.is_empty() {
             return;
         }
-        let this = engine.clone();
+        let this = Arc::downgrade(engine);
         engine.group().spawn(async move {
             tokio::time::sleep(UNSERVED_AFTER).await;
+            let Some(this) = this.upgrade() else { return };
             let registry = this.registry();
             if let (count, Some(place)) = self.left(|place| registry.cache_of(place).is_some()) {
                 tracing::warn!(count, place, "store holds objects of kinds that are not served");

@@ -86,7 +86,9 @@ fn data(dirs: &Dirs) -> anyhow::Result<bool> {
     }
     if let Some(running) = instance::running(dirs)? {
         let (root, pid) = (dirs.root.display(), running.pid);
-        bail!("skiff runs on {root} (process {pid}): what it keeps there is checked while it is stopped; `skiff down` stops it");
+        bail!(
+            "skiff runs on {root} (process {pid}): what it keeps there is checked while it is stopped; `skiff down --data-dir {root}` stops it"
+        );
     }
     let store = store(dirs);
     let tls = dirs.tls().is_dir().then(|| apiserver::certs::check(&dirs.tls()).map_err(|error| error.to_string()));
@@ -129,7 +131,7 @@ fn machine() -> bool {
         n => say!("this machine lacks {n} of {} things for `skiff up` (`skiff server` needs none of them)", needs.len()),
     }
     if let Some(whose) = NodeLock::holder() {
-        say!("a skiff has a node here already ({whose}); there can be one at a time: `skiff down` stops it");
+        say!("a skiff has a node here already ({whose}); there can be one at a time: `skiff down --data-dir` and that directory stops it");
     }
     lacking == 0
 }

@@ -22,7 +22,7 @@ use api::k8s::api::core::v1::Taint;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde_json::{Map, Value, json};
 
-pub use self::identity::{AuthenticationFlags, AuthorizationFlags};
+pub use self::identity::{AuthenticationFlags, AuthorizationFlags, UNSAID};
 pub use admission::AdmissionFlags;
 pub use at_rest::AtRestFlags;
 pub use audit::AuditFlags;

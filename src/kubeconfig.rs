@@ -19,7 +19,7 @@ use crate::{
 /// The name of our cluster, user and context: this server, by its loopback where it listens there.
 pub const CONTEXT: &str = "skiff";
 /// Before a server's address, in the name of its cluster and context: kubectl tries no other server of its own accord.
-const OF_SERVER: &str = "skiff@";
+pub const OF_SERVER: &str = "skiff@";
 const LISTS: [&str; 3] = ["clusters", "users", "contexts"];
 
 pub fn run(flags: &KubeconfigFlags) -> anyhow::Result<()> {

@@ -2,6 +2,7 @@
 
 pub mod address;
 pub mod dirs;
+pub mod given_file;
 pub mod instance;
 pub mod open_files;
 pub mod process;

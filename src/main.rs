@@ -15,6 +15,7 @@ mod kubeconfig;
 mod machine;
 mod node;
 mod server;
+mod stock_flags;
 mod token;
 mod up;
 
@@ -43,6 +44,9 @@ fn main() -> ExitCode {
 }
 
 fn run() -> anyhow::Result<ExitCode> {
+    if let Some(why) = stock_flags::refused(&std::env::args_os().map(|arg| arg.to_string_lossy().into_owned()).collect::<Vec<_>>()) {
+        anyhow::bail!(why);
+    }
     let cli = Cli::read(std::env::args_os().collect::<Vec<_>>())?;
     rustls::crypto::aws_lc_rs::default_provider()
         .install_default()

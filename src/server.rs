@@ -10,9 +10,10 @@ mod identity;
 mod leading;
 pub mod manifests;
 mod moved;
+mod reached;
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
     ops::RangeInclusive,
     sync::Arc,
@@ -64,12 +65,13 @@ use self::{
     endpoint_leases::EndpointLeases,
     ground::Ground,
     leading::{Leading, Rooms, client_as},
+    reached::{Reached, advertised_address},
 };
 use crate::{
-    flags::{Addon, ServerFlags},
+    flags::{Addon, ServerFlags, ServersFlags, UNSAID},
     kubeconfig,
     machine::{
-        address::{host_name, node_address},
+        address::host_name,
         dirs::Dirs,
         instance::Instance,
         open_files,
@@ -92,7 +94,7 @@ pub struct Control {
     /// The administrator's kubeconfig, of this server alone.
     admin: Value,
     /// Where others reach this server.
-    reached: SocketAddr,
+    reached: Reached,
     engine: Arc<Engine>,
     front: Front,
     store: Arc<dyn Store>,
@@ -124,7 +126,7 @@ impl Control {
         dirs.claim()?;
         let instance = Instance::start(&dirs)?;
         let (group, files) = (Group::new(), open_files::raise());
-        let (has_etcd, servers) = (!flags.etcd_servers.is_empty(), &flags.servers);
+        let (has_etcd, servers) = (ServersFlags::has_etcd(&flags.etcd_servers)?, &flags.servers);
         let election = servers.election(has_etcd)?;
         let (token, agent_token) = tokens(flags, has_etcd)?;
         let advertised = advertised_address(flags, progress);
@@ -163,8 +165,8 @@ impl Control {
         aggregate(&engine, &delegations, &certs, flags)?;
         let address = serving(flags, Seats::new(Limits::for_files(serve::CONNECTIONS_MAX, files)), tls, &front, &group).await?;
 
-        let (admin, reached) = (certs.admin_kubeconfig(&format!("https://{address}")), SocketAddr::new(advertised, address.port()));
-        write_kubeconfig(&dirs, &kubeconfig::kept(admin.clone(), reached, &BTreeSet::new()))?;
+        let (admin, reached) = (certs.admin_kubeconfig(&format!("https://{address}")), Reached::of(flags, advertised, address.port()));
+        write_kubeconfig(&dirs, &kubeconfig::kept(admin.clone(), reached.named, &BTreeSet::new()))?;
         let (leading, endpoint_leases) = (Mutex::default(), None);
         let delay = flags.protection.shutdown_delay_duration;
         let mut control =
@@ -210,24 +212,26 @@ impl Control {
 
     /// The `kubernetes` Service and where it leads.
     async fn publish(&mut self, flags: &ServerFlags, config: &kinds::Config, has_etcd: bool) -> anyhow::Result<()> {
-        kinds::bootstrap_service::kubernetes_service(&self.engine, config, self.reached).await?;
+        kinds::bootstrap_service::kubernetes_service(&self.engine, config, self.reached.address).await?;
         if has_etcd {
-            let own = serving_names(flags, config, self.reached.ip());
+            let own = serving_names(flags, config, self.reached.address.ip());
             let names = own.dns.into_iter().chain(own.addresses.iter().map(ToString::to_string)).collect();
-            let endpoint_leases = EndpointLeases::start(&self.engine, &self.store, self.reached, names, &self.group).await?;
+            let endpoint_leases = EndpointLeases::start(&self.engine, &self.store, self.reached.address, names, &self.group).await?;
             let keeping = keep_kubeconfig(self.dirs.clone(), self.admin.clone(), self.reached, endpoint_leases.servers());
             self.group.spawn_loop("kubeconfig", keeping);
             self.endpoint_leases = Some(endpoint_leases);
         } else {
-            kinds::bootstrap_service::kubernetes_endpoints(&self.engine, &[self.reached].into()).await?;
+            kinds::bootstrap_service::kubernetes_endpoints(&self.engine, &[self.reached.address].into()).await?;
         }
         Ok(())
     }
 
     /// The administrator's kubeconfig for this machine, with the servers that there are now.
     pub fn admin(&self) -> Value {
-        let servers = self.endpoint_leases.as_ref().map(|endpoint_leases| endpoint_leases.servers().borrow().clone()).unwrap_or_default();
-        kubeconfig::for_here(kubeconfig::kept(self.admin.clone(), self.reached, &servers))
+        let mut servers =
+            self.endpoint_leases.as_ref().map(|endpoint_leases| endpoint_leases.servers().borrow().clone()).unwrap_or_default();
+        servers.remove(&self.reached.address);
+        kubeconfig::for_here(kubeconfig::kept(self.admin.clone(), self.reached.named, &servers))
     }
 
     /// Ends in order: what other servers take over, loops, connections, store.
@@ -256,7 +260,7 @@ impl Control {
 
     /// What machines need that will join, in one commit of the store.
     async fn welcome(&self, token: Option<&Token>, flags: &ServerFlags, config: &kinds::Config) -> anyhow::Result<()> {
-        let (engine, url, pods) = (&self.engine, format!("https://{}", self.reached), flags.cluster_cidr.to_string());
+        let (engine, url, pods) = (&self.engine, format!("https://{}", self.reached.address), flags.cluster_cidr.to_string());
         let token = async {
             match token {
                 Some(token) => cluster_info::make_token(engine, token).await,
@@ -341,10 +345,11 @@ fn write_kubeconfig(dirs: &Dirs, config: &Value) -> anyhow::Result<()> {
 }
 
 /// The kept kubeconfig has the servers that there are, whenever one comes or goes.
-async fn keep_kubeconfig(dirs: Dirs, admin: Value, own: SocketAddr, mut servers: watch::Receiver<BTreeSet<SocketAddr>>) {
+async fn keep_kubeconfig(dirs: Dirs, admin: Value, own: Reached, mut servers: watch::Receiver<BTreeSet<SocketAddr>>) {
     loop {
-        let all = servers.borrow_and_update().clone();
-        if let Err(error) = write_kubeconfig(&dirs, &kubeconfig::kept(admin.clone(), own, &all)) {
+        let mut others = servers.borrow_and_update().clone();
+        others.remove(&own.address);
+        if let Err(error) = write_kubeconfig(&dirs, &kubeconfig::kept(admin.clone(), own.named, &others)) {
             tracing::error!(error = format!("{error:#}"), "failed to write the cluster's servers to the kubeconfig");
         }
         if servers.changed().await.is_err() {
@@ -352,19 +357,6 @@ async fn keep_kubeconfig(dirs: Dirs, admin: Value, own: SocketAddr, mut servers:
             return std::future::pending().await;
         }
     }
-}
-
-/// Where others reach this server: as said, or as a person would choose, who is warned of what looks wrong.
-fn advertised_address(flags: &ServerFlags, progress: &Progress) -> IpAddr {
-    let chosen = || {
-        let chosen = node_address(None)?;
-        if let Some(warning) = &chosen.warning {
-            tracing::warn!(%warning, "choosing the address to advertise");
-            progress.say(&format!("warning: {warning} (--advertise-address names another)"));
-        }
-        Some(chosen.address)
-    };
-    flags.advertise_address.or_else(chosen).unwrap_or(IpAddr::from([127, 0, 0, 1]))
 }
 
 /// Connections whose other end has vanished are found out: accepted sockets have what their listener has.
@@ -406,7 +398,21 @@ fn tokens(flags: &ServerFlags, has_etcd: bool) -> anyhow::Result<(Option<Token>,
 /// The front, as the flags have it.
 fn builder(engine: &Arc<Engine>, flags: &ServerFlags) -> Builder {
     let front = Front::builder(engine.clone()).fairness(kinds::flow::config(flags.limits())).timeouts(flags.protection.timeouts());
-    front.mount(ZPages::new(flags.shown.clone(), &PAGES).routes())
+    front.mount(ZPages::new(shown(flags), &PAGES).routes())
+}
+
+/// All flags and what holds of each.
+fn shown(flags: &ServerFlags) -> BTreeMap<String, String> {
+    let mut shown = flags.shown.clone();
+    for (flag, value) in
+        UNSAID.iter().filter(|(flag, _)| *flag != "authorization-mode" || flags.authorization.authorization_config.is_none())
+    {
+        match shown.get_mut(*flag) {
+            Some(said) if said.is_empty() => (*value).clone_into(said),
+            _ => {}
+        }
+    }
+    shown
 }
 
 /// The paths that are about no resource. The latch is part of `/readyz`, and so is a store that may be away.

@@ -22,6 +22,7 @@ use rand::Rng;
 
 use crate::{
     flags::{AccessFlags, CreateTokenFlags, DeleteTokenFlags, TokenFlags, TokenVerb},
+    kubeconfig::OF_SERVER,
     machine::dirs::Dirs,
     node::join_token::{JoinToken, Pin},
 };
@@ -35,6 +36,8 @@ struct Cluster {
     secrets: Api<Secret>,
     endpoints: Api<Endpoints>,
     server: String,
+    /// Where it is served, if nobody elsewhere reaches it.
+    here_alone: Option<String>,
     ca: Option<Vec<u8>>,
 }
 
@@ -116,17 +119,22 @@ async fn open(flags: &AccessFlags) -> anyhow::Result<Cluster> {
     let path = flags.kubeconfig.clone().unwrap_or_else(|| Dirs::new(flags.data_dir.as_deref()).kubeconfig());
     let whose = || format!("{}: is there a cluster on this --data-dir? `skiff up` makes one; --kubeconfig names another", path.display());
     let read = Kubeconfig::read_from(&path).with_context(whose)?;
+    let here_alone = here_alone(&read);
     let config = Config::from_custom_kubeconfig(read, &KubeConfigOptions::default()).await.context("the kubeconfig")?;
     let (server, ca) = (config.cluster_url.to_string(), config.root_cert.clone().and_then(|certificates| certificates.into_iter().next()));
     let client = Client::try_from(config).context("the kubeconfig")?;
     let server = server.trim_end_matches('/').to_owned();
     let endpoints = Api::namespaced(client.clone(), "default");
-    Ok(Cluster { secrets: Api::namespaced(client, bootstrap::NAMESPACE), endpoints, server, ca })
+    Ok(Cluster { secrets: Api::namespaced(client, bootstrap::NAMESPACE), endpoints, server, here_alone, ca })
 }
 
 impl Cluster {
     /// Where other machines reach the servers: the kubeconfig may say 127.0.0.1.
     async fn servers(&self) -> Vec<String> {
+        if let Some(here) = &self.here_alone {
+            eprintln!("warning: the API is served on {here} alone: other machines do not reach it (--bind-address)");
+            return vec![here.clone()];
+        }
         let told = answered(self.endpoints.get("kubernetes")).await.map(|endpoints| urls(&endpoints)).unwrap_or_default();
         if told.is_empty() { vec![self.server.clone()] } else { told }
     }
@@ -136,6 +144,12 @@ impl Cluster {
         let Some(der) = &self.ca else { return Ok(None) };
         Pin::of_certificate(der).map(Some).map_err(|why| anyhow!("the kubeconfig's CA: {why}"))
     }
+}
+
+/// The server, where the kubeconfig of a data directory says that it is served on loopback alone (`server::reached`).
+fn here_alone(config: &Kubeconfig) -> Option<String> {
+    let own = config.clusters.iter().find_map(|named| Some((named.name.strip_prefix(OF_SERVER)?, named.cluster.as_ref()?)))?;
+    own.0.parse::<IpAddr>().ok().filter(IpAddr::is_loopback).and(own.1.server.clone())
 }
 
 fn urls(endpoints: &Endpoints) -> Vec<String> {
@@ -190,6 +204,17 @@ mod tests {
             assert_eq!(id_of(text).unwrap(), "abcdef");
         }
         assert!(id_of("abc").is_err());
+    }
+
+    #[test]
+    fn what_is_served_on_loopback_alone_is_joined_there() {
+        let here = |name: &str| {
+            let cluster = |name: &str| json!({"name": name, "cluster": {"server": format!("https://{name}:6443")}});
+            let config = json!({"clusters": [cluster("skiff"), cluster(name)]});
+            here_alone(&serde_json::from_value(config).unwrap())
+        };
+        assert_eq!(here("skiff@127.0.0.1").as_deref(), Some("https://skiff@127.0.0.1:6443"));
+        assert_eq!((here("skiff@10.0.0.5"), here("other")), (None, None));
     }
 
     #[test]

@@ -28,6 +28,7 @@ pub mod schema;
 pub mod serve;
 pub mod smp;
 mod stall;
+pub mod strict;
 pub mod tls;
 pub mod version;
 pub mod wire;

@@ -8,8 +8,10 @@ use std::{
 };
 
 use anyhow::{Context, bail};
+use apiserver::strict::strict;
 use clap::Args;
 use kinds::admission::Options;
+use serde::Deserialize;
 use serde_json::Value;
 
 const VERSIONS: [&str; 2] = ["apiserver.config.k8s.io/v1", "apiserver.k8s.io/v1alpha1"];
@@ -38,13 +40,16 @@ impl AdmissionFlags {
         let options =
             Options { enable: trimmed(&self.enable_admission_plugins), disable: trimmed(&self.disable_admission_plugins), configuration };
         options.check().map_err(anyhow::Error::msg)?;
+        for name in options.unread() {
+            tracing::warn!(plugin = name, "--admission-control-config-file configures an admission plugin that there is not");
+        }
         Ok(options)
     }
 }
 
 /// Each plugin's own, by its name.
 fn configuration(file: &Path) -> anyhow::Result<BTreeMap<String, Value>> {
-    let what = || format!("admission control configuration {}", file.display());
+    let what = || format!("--admission-control-config-file {}", file.display());
     let config = yaml(file).with_context(what)?;
     if config["kind"] != "AdmissionConfiguration" {
         return match ALONE.iter().find(|(key, _)| config.get(key).is_some()) {
@@ -55,21 +60,35 @@ fn configuration(file: &Path) -> anyhow::Result<BTreeMap<String, Value>> {
     if !VERSIONS.iter().any(|version| config["apiVersion"] == *version) {
         return Err(anyhow::anyhow!("apiVersion: {} is not {}", config["apiVersion"], VERSIONS[0])).with_context(what);
     }
+    let config: Configuration = strict(&config).map_err(anyhow::Error::msg).with_context(what)?;
     let mut out = BTreeMap::new();
-    for plugin in config["plugins"].as_array().into_iter().flatten() {
-        let Some(name) = plugin["name"].as_str() else { bail!("{}: a plugin without a name", what()) };
-        let own = match (&plugin["configuration"], plugin["path"].as_str().filter(|path| !path.is_empty())) {
-            (Value::Null, None) => continue,
+    for plugin in config.plugins.unwrap_or_default() {
+        let Some(name) = plugin.name.filter(|name| !name.is_empty()) else { bail!("{}: a plugin without a name", what()) };
+        let own = match (plugin.configuration, plugin.path.filter(|path| !path.is_empty())) {
+            (None, None) => continue,
             // As upstream: beside the file that names it.
-            (Value::Null, Some(path)) => {
+            (None, Some(path)) => {
                 let path = file.parent().unwrap_or(Path::new("")).join(path);
                 yaml(&path).with_context(|| format!("configuration of admission plugin {name:?}, {}", path.display()))?
             }
-            (own, _) => own.clone(),
+            (Some(own), _) => own,
         };
-        out.entry(name.to_owned()).or_insert(own);
+        out.entry(name).or_insert(own);
     }
     Ok(out)
+}
+
+/// `AdmissionConfiguration`
+#[derive(Deserialize)]
+struct Configuration {
+    plugins: Option<Vec<Plugin>>,
+}
+
+#[derive(Deserialize)]
+struct Plugin {
+    name: Option<String>,
+    path: Option<String>,
+    configuration: Option<Value>,
 }
 
 fn yaml(file: &Path) -> anyhow::Result<Value> {
@@ -109,6 +128,11 @@ mod tests {
             "{kind: AdmissionConfiguration, apiVersion: apiserver.config.k8s.io/v1, plugins: [{path: x}]}",
         ] {
             assert!(configuration(&write("bad.yaml", bad)).is_err(), "{bad}");
+        }
+        for (fields, at) in [("plugns: []", "plugns"), ("plugins: [{name: a, confguration: {}}]", "plugins[0].confguration")] {
+            let text = format!("{{kind: AdmissionConfiguration, apiVersion: apiserver.config.k8s.io/v1, {fields}}}");
+            let why = format!("{:#}", configuration(&write("bad.yaml", &text)).unwrap_err());
+            assert!(why.ends_with(&format!("bad.yaml: strict decoding error: unknown field {at:?}")), "{why}");
         }
     }
 

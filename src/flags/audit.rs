@@ -43,7 +43,10 @@ impl AuditFlags {
         };
         let text = std::fs::read_to_string(file).with_context(|| format!("audit policy {}", file.display()))?;
         let policy = Policy::read(&text).map_err(anyhow::Error::msg).with_context(|| format!("audit policy {}", file.display()))?;
-        let Some(path) = &self.audit_log_path else { return Ok(None) };
+        let Some(path) = &self.audit_log_path else {
+            tracing::warn!("there is an audit policy (--audit-policy-file) and no --audit-log-path: no events will be recorded");
+            return Ok(None);
+        };
         let mode = match self.audit_log_mode.as_str() {
             "batch" => LogMode::Batch,
             "blocking-strict" => LogMode::BlockingStrict,

@@ -3,11 +3,13 @@
 
 use std::{path::PathBuf, sync::Arc};
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use api::certificate::Identity;
 use apiserver::{certs::Certs, front_proxy::RequestHeader};
 use clap::Args;
 use http::HeaderName;
+
+use crate::machine::given_file::GivenFile;
 
 /// Of front proxies, and of aggregated API servers.
 #[derive(Args, Clone, Debug)]
@@ -45,7 +47,7 @@ impl FrontProxyFlags {
     /// The file cannot be read; or it is the authority of all clients, any of which could then be anybody.
     pub fn believed(&self, certs: &Certs) -> anyhow::Result<Arc<RequestHeader>> {
         let ca = match &self.requestheader_client_ca_file {
-            Some(file) => read(file)?,
+            Some(file) => GivenFile::new("--requestheader-client-ca-file", file).text()?,
             None => certs.front_proxy_ca().to_owned(),
         };
         let allowed_names: Vec<String> = self.requestheader_allowed_names.iter().filter(|name| !name.is_empty()).cloned().collect();
@@ -71,12 +73,9 @@ impl FrontProxyFlags {
     /// A file cannot be read.
     pub fn shown(&self) -> anyhow::Result<Option<Identity>> {
         let (Some(cert), Some(key)) = (&self.proxy_client_cert_file, &self.proxy_client_key_file) else { return Ok(None) };
-        Ok(Some(Identity { chain_pem: read(cert)?, key_pem: read(key)? }))
+        let chain_pem = GivenFile::new("--proxy-client-cert-file", cert).text()?;
+        Ok(Some(Identity { chain_pem, key_pem: GivenFile::new("--proxy-client-key-file", key).text()? }))
     }
-}
-
-fn read(file: &PathBuf) -> anyhow::Result<String> {
-    std::fs::read_to_string(file).with_context(|| file.display().to_string())
 }
 
 fn header(text: &str) -> Result<HeaderName, String> {

@@ -12,6 +12,8 @@ use identity::{
 };
 use kinds::auth::{ISSUER, TokensConfig};
 
+use crate::machine::given_file::GivenFile;
+
 /// Who may come in.
 #[derive(Args, Clone, Debug)]
 pub struct AuthenticationFlags {
@@ -123,6 +125,17 @@ pub struct AuthorizationFlags {
     authorization_webhook_cache_unauthorized_ttl: Option<Duration>,
 }
 
+/// What holds where nothing is said, of flags that are looked at whether they are given: for `/flagz`.
+pub const UNSAID: &[(&str, &str)] = &[
+    ("anonymous-auth", "true"),
+    ("oidc-username-claim", "sub"),
+    ("oidc-signing-algs", "RS256"),
+    ("authorization-mode", "Node,RBAC"),
+    ("authorization-webhook-version", "v1beta1"),
+    ("authorization-webhook-cache-authorized-ttl", "5m0s"),
+    ("authorization-webhook-cache-unauthorized-ttl", "30s"),
+];
+
 impl AuthenticationFlags {
     /// How service-account tokens are made: `key` is the cluster's own, in PEM.
     ///
@@ -139,12 +152,14 @@ impl AuthenticationFlags {
         let signing = match own {
             None => SigningKey::of_pem(key.as_bytes()).context("service-account key")?,
             Some(file) => {
-                SigningKey::of_pem(&read(file)?).with_context(|| format!("--service-account-signing-key-file {}", file.display()))?
+                let file = GivenFile::new("--service-account-signing-key-file", file);
+                SigningKey::of_pem(&file.bytes()?).with_context(|| file.to_string())?
             }
         };
         let mut keys = Vec::new();
         for file in &flags.service_account_key_file {
-            keys.extend(PublicKey::all_of_pem(&read(file)?).with_context(|| format!("--service-account-key-file {}", file.display()))?);
+            let file = GivenFile::new("--service-account-key-file", file);
+            keys.extend(PublicKey::all_of_pem(&file.bytes()?).with_context(|| file.to_string())?);
         }
         if keys.is_empty() {
             if own.is_some() {
@@ -234,7 +249,7 @@ impl OidcFlags {
         });
         let certificate_authority = match &self.oidc_ca_file {
             None => String::new(),
-            Some(file) => String::from_utf8(read(file)?).with_context(|| format!("--oidc-ca-file {}", file.display()))?,
+            Some(file) => GivenFile::new("--oidc-ca-file", file).text()?,
         };
         let rule =
             |(claim, value): &(String, String)| ClaimRule { claim: claim.clone(), required_value: value.clone(), ..ClaimRule::default() };
@@ -262,10 +277,9 @@ impl AuthorizationFlags {
         if is_any {
             bail!("--authorization-config can not be specified when --authorization-mode or --authorization-webhook-* flags are defined");
         }
-        let text = String::from_utf8(read(file)?).with_context(|| file.display().to_string())?;
-        let config = AuthorizationConfig::parse(&text)
-            .map_err(anyhow::Error::msg)
-            .with_context(|| format!("--authorization-config {}", file.display()))?;
+        let file = GivenFile::new("--authorization-config", file);
+        let text = file.text()?;
+        let config = AuthorizationConfig::parse(&text).map_err(anyhow::Error::msg).with_context(|| file.to_string())?;
         Ok((config, Some(text)))
     }
 
@@ -329,10 +343,6 @@ fn given(text: &Option<String>) -> Option<&str> {
     text.as_deref().filter(|text| !text.is_empty())
 }
 
-fn read(file: &std::path::Path) -> anyhow::Result<Vec<u8>> {
-    std::fs::read(file).with_context(|| file.display().to_string())
-}
-
 fn algorithm(name: &str) -> Result<Algorithm, String> {
     Algorithm::parse(name).ok_or_else(|| format!("oidc: unsupported signing alg: {name:?}"))
 }
@@ -389,6 +399,21 @@ mod tests {
     }
 
     #[test]
+    fn what_holds_without_a_flag_is_what_its_help_says() {
+        let parsed = parsed(&["--oidc-issuer-url=https://a", "--oidc-client-id=c"]);
+        let (config, algorithms) = parsed.authentication.oidc(&[]).unwrap().unwrap();
+        let webhook = parsed.authorization.webhook("/x".as_ref());
+        let of = |name: &str| UNSAID.iter().find(|(flag, _)| *flag == name).map(|(_, value)| (*value).to_owned());
+        let time = |name: &str| identity::duration(&of(name).unwrap()).unwrap();
+        assert_eq!(of("oidc-username-claim"), Some(config.jwt[0].claim_mappings.username.claim.clone()));
+        assert_eq!((of("oidc-signing-algs").unwrap(), algorithms), ("RS256".to_owned(), vec![Algorithm::Rs256]));
+        assert_eq!(of("authorization-mode").unwrap(), modes(&[]).unwrap().join(","));
+        assert_eq!(of("authorization-webhook-version"), Some(webhook.subject_access_review_version));
+        assert_eq!(time("authorization-webhook-cache-authorized-ttl"), webhook.authorized_ttl);
+        assert_eq!(time("authorization-webhook-cache-unauthorized-ttl"), webhook.unauthorized_ttl);
+    }
+
+    #[test]
     fn modes_are_known_and_each_is_there_once() {
         assert_eq!(modes(&[]).unwrap(), ["Node", "RBAC"]);
         assert_eq!(modes(&["--authorization-mode=RBAC,Node"]).unwrap(), ["RBAC", "Node"]);
@@ -424,7 +449,8 @@ mod tests {
             ("--service-account-issuer=", "should not be an empty string"),
             ("--service-account-signing-endpoint=/x", "not supported"),
             ("--service-account-max-token-expiration=1m", "between 1 hour and 2^32 seconds"),
-            ("--service-account-key-file=/none", "/none"),
+            ("--service-account-key-file=/none", "--service-account-key-file /none: No such file"),
+            ("--service-account-signing-key-file=/none", "--service-account-signing-key-file /none: No such file"),
         ] {
             let found = tokens(&[bad]).err().unwrap();
             assert!(found.contains(why), "{bad}: {found}");

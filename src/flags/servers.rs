@@ -48,6 +48,21 @@ impl ServersFlags {
 }
 
 impl ServersFlags {
+    /// Whether there are some: each is `scheme://host[:port]`, or `host:port` as etcd's own tools take it.
+    ///
+    /// # Errors
+    /// One is not.
+    pub fn has_etcd(servers: &[String]) -> anyhow::Result<bool> {
+        let is_url = |server: &str| match server.split_once("://") {
+            Some((scheme, rest)) => ["http", "https"].contains(&scheme) && !rest.is_empty() && server.parse::<http::Uri>().is_ok(),
+            None => server.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok()),
+        };
+        match servers.iter().find(|server| !is_url(server)) {
+            Some(server) => anyhow::bail!("--etcd-servers {server:?}: it is no URL, as in https://10.0.0.5:2379"),
+            None => Ok(!servers.is_empty()),
+        }
+    }
+
     /// The cluster token.
     ///
     /// # Errors
@@ -83,6 +98,18 @@ mod tests {
         {
             let why = parsed(&[&format!("--token={bad}")]).unwrap().token().unwrap_err().to_string();
             assert!(why.contains("six and sixteen") && !why.contains("0123"), "{bad}: {why}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_etcd_server_is_said_at_once() {
+        let check = |server: &str| ServersFlags::has_etcd(&[server.to_owned()]).map_err(|why| why.to_string());
+        assert!(!ServersFlags::has_etcd(&[]).unwrap());
+        for good in ["https://10.0.0.5:2379", "http://etcd", "10.0.0.5:2379", "[::1]:2379"] {
+            assert_eq!(check(good), Ok(true));
+        }
+        for bad in ["foo", "", "ftp://a:1", "http://", "a:b"] {
+            assert_eq!(check(bad), Err(format!("--etcd-servers {bad:?}: it is no URL, as in https://10.0.0.5:2379")));
         }
     }
 

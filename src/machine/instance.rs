@@ -36,7 +36,10 @@ impl Instance {
         let mut file = open(&dirs.pid())?;
         match lock(&file) {
             Ok(()) => {}
-            Err(TryLockError::WouldBlock) => bail!("skiff already runs on {}; `skiff down` stops it", dirs.root.display()),
+            Err(TryLockError::WouldBlock) => {
+                let root = dirs.root.display();
+                bail!("skiff already runs on {root}; `skiff down --data-dir {root}` stops it")
+            }
             Err(TryLockError::Error(error)) => return Err(error).context("locking the pid file"),
         }
         file.set_len(0)?;
@@ -180,7 +183,9 @@ mod tests {
         let dirs = Dirs::new(Some(dir.path()));
         assert!(running(&dirs).unwrap().is_none());
         let first = Instance::start(&dirs).unwrap();
-        assert!(Instance::start(&dirs).is_err());
+        let again = Instance::start(&dirs).unwrap_err().to_string();
+        let root = dir.path().display();
+        assert_eq!(again, format!("skiff already runs on {root}; `skiff down --data-dir {root}` stops it"));
         let found = running(&dirs).unwrap().expect("it runs");
         assert_eq!(found.pid.as_raw_nonzero().get().unsigned_abs(), std::process::id());
         drop(first);

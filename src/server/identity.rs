@@ -11,7 +11,10 @@ use apiserver::{
 use identity::{AuthenticationConfig, BuiltIn, Chain, Jwts, Reload, StaticTokens, TokenWebhook};
 use kinds::auth::{Parts, Tokens, parts};
 
-use crate::flags::{AuthenticationFlags, AuthorizationFlags};
+use crate::{
+    flags::{AuthenticationFlags, AuthorizationFlags},
+    machine::given_file::GivenFile,
+};
 
 /// In upstream's order: files of tokens, service accounts and machines that join, issuers of JWTs, the webhook.
 ///
@@ -27,14 +30,15 @@ pub async fn chain(
     let audiences = &tokens.config().audiences;
     let mut authenticators: Vec<Arc<dyn Authenticator>> = Vec::new();
     if let Some(file) = &authentication.token_auth_file {
-        authenticators.push(Arc::new(StaticTokens::open(file, audiences).map_err(anyhow::Error::msg)?));
+        authenticators.push(Arc::new(StaticTokens::open(file, audiences).map_err(anyhow::Error::msg).context("--token-auth-file")?));
     }
     authenticators.extend(own);
     let (jwts, of_file) = jwts(authentication, tokens, group)?;
     authenticators.extend(jwts);
     if let Some(file) = &authentication.authentication_token_webhook_config_file {
         let (version, ttl) = (&authentication.authentication_token_webhook_version, authentication.authentication_token_webhook_cache_ttl);
-        let webhook = TokenWebhook::open(file, version, ttl, audiences, group).await.map_err(anyhow::Error::msg)?;
+        let webhook = TokenWebhook::open(file, version, ttl, audiences, group).await.map_err(anyhow::Error::msg);
+        let webhook = webhook.context("--authentication-token-webhook-config-file")?;
         authenticators.push(Arc::new(webhook));
     }
     let anonymous = anonymous(authentication, authorization, of_file)?;
@@ -65,7 +69,7 @@ fn jwts(flags: &AuthenticationFlags, tokens: &Tokens, group: &Group) -> anyhow::
         return Ok((Some(jwts), None));
     }
     let Some(file) = &flags.authentication_config else { return Ok((None, None)) };
-    let text = std::fs::read_to_string(file).with_context(|| format!("--authentication-config {}", file.display()))?;
+    let text = GivenFile::new("--authentication-config", file).text()?;
     let config = AuthenticationConfig::parse(&text, issuers);
     let config = config.map_err(|why| anyhow!("invalid authentication configuration {}: {why}", file.display()))?;
     let (jwts, anonymous) = (made(&config, &Algorithm::ALL)?, config.anonymous());

@@ -8,12 +8,14 @@ use std::{
         Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use api::{
     Key,
     faults::{catch, unreadable},
     k8s::api::core::v1::ObjectReference,
+    seldom::Seldom,
     steps,
     task::Group,
 };
@@ -82,7 +84,12 @@ struct Shared<K> {
     /// Held while handlers run, so that a new handler sees each change exactly once.
     handlers: Mutex<Handlers<K>>,
     filled: watch::Sender<Filled>,
+    /// A server may refuse a kind for hours (its objects cannot be decrypted, say), and is asked every few seconds.
+    failures: Seldom,
 }
+
+/// How often it is told of each kind that its watch fails.
+const FAILURES_TOLD_EVERY: Duration = Duration::from_secs(60);
 
 /// Of when what a cache holds is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -177,7 +184,7 @@ impl Caches {
                 shared.filled(Filled::Now);
             }
             Change::Gone(seen) => shared.remove(&key_of(&seen.object), revision_of(&seen.object)),
-            Change::Failed(error) => tracing::warn!(kind = %kind::<K>(), %error, "watch failed; trying again"),
+            Change::Failed(error) => shared.tell_failed(&error),
         }
     }
 
@@ -303,7 +310,8 @@ impl<K> Default for Shared<K> {
     fn default() -> Self {
         let state = RwLock::new(State { objects: HashMap::new(), unreadable: BTreeMap::new() });
         let handlers = Mutex::new(Handlers { change: Vec::new(), revision: Vec::new() });
-        Self { state, revision: AtomicU64::new(0), handlers, filled: watch::channel(Filled::Not).0 }
+        let failures = Seldom::new(FAILURES_TOLD_EVERY);
+        Self { state, revision: AtomicU64::new(0), handlers, filled: watch::channel(Filled::Not).0, failures }
     }
 }
 
@@ -343,6 +351,13 @@ impl<K> Shared<K> {
 }
 
 impl<K: Object> Shared<K> {
+    fn tell_failed(&self, error: &kube::Error) {
+        match self.failures.due() {
+            Some(untold) => tracing::warn!(kind = %kind::<K>(), %error, untold, "watch failed; trying again"),
+            None => tracing::debug!(kind = %kind::<K>(), %error, "watch failed; trying again"),
+        }
+    }
+
     fn put(&self, seen: Seen<K>, tell: Tell<'_, K>) {
         let (handlers, revision) = (self.handlers.lock(), revision_of(&seen.object));
         self.set(&handlers, key_of(&seen.object), seen, tell);

@@ -159,7 +159,10 @@ impl Chain {
                 }
                 Type::Node => self.built_in.node.clone(),
                 Type::Rbac => self.built_in.rbac.clone(),
-                Type::Webhook => Arc::new(WebhookAuthorizer::open(one.webhook.clone().unwrap_or_default(), &self.group).await?),
+                Type::Webhook => {
+                    let webhook = WebhookAuthorizer::open(&one.name, one.webhook.clone().unwrap_or_default(), &self.group).await;
+                    Arc::new(webhook.map_err(|why| format!("authorizer {:?}: {why}", one.name))?)
+                }
             });
         }
         Ok(made)

@@ -41,6 +41,8 @@ impl Default for Turns {
 
 /// One who is asked.
 pub struct Remote {
+    /// Scheme, host and port.
+    origin: Uri,
     client: Client,
     path: String,
     turns: Turns,
@@ -94,10 +96,22 @@ impl Remote {
         let path = parts.path_and_query.as_ref().map_or_else(|| "/".to_owned(), |path| path.as_str().to_owned());
         let origin = Uri::builder().scheme(parts.scheme.ok_or("the server's URL has no scheme")?);
         let origin = origin.authority(parts.authority.ok_or("the server's URL has no host")?).path_and_query("/").build();
-        config.cluster_url = origin.map_err(|error| error.to_string())?;
+        let origin = origin.map_err(|error| error.to_string())?;
+        config.cluster_url = origin.clone();
         config.default_retry = false;
         let client = ClientBuilder::try_from((config, InGroup(group.clone()))).map_err(|error| chained(&error))?.build();
-        Ok(Self { client, path: if path.len() > 1 { path.trim_end_matches('/').to_owned() } else { path }, turns })
+        Ok(Self {
+            origin,
+            client,
+            path: if path.len() > 1 { path.trim_end_matches('/').to_owned() } else { path },
+            turns,
+        })
+    }
+
+    /// Whom it asks, for the log: no more than its kubeconfig says, and no credentials.
+    pub fn url(&self) -> String {
+        let host = self.origin.authority().map_or("", |whole| whole.as_str().rsplit('@').next().unwrap_or_default());
+        format!("{}://{host}{}", self.origin.scheme_str().unwrap_or_default(), self.path.split('?').next().unwrap_or_default())
     }
 
     /// Posts JSON and brings back JSON. What passes is tried again, for `whole` altogether; each try has `bound`.

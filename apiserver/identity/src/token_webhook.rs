@@ -54,7 +54,7 @@ impl Reviewer {
             "metadata": {"creationTimestamp": null}, "spec": {"token": token, "audiences": wanted}, "status": {"user": {}},
         });
         let answered = self.remote.post(&review, WAIT_BOUND, WAIT_BOUND).await.map_err(|error| {
-            tracing::error!(%error, "failed to make webhook authenticator request");
+            tracing::error!(url = self.remote.url(), %error, "failed to make webhook authenticator request");
             error.why
         })?;
         let review: Review = serde_json::from_value(answered).map_err(|error| error.to_string())?;

@@ -34,6 +34,7 @@ static AT_ONCE: Semaphore = Semaphore::const_new(THREADS_MAX);
 
 /// One webhook.
 pub struct WebhookAuthorizer {
+    name: String,
     config: WebhookConfig,
     remote: Arc<Remote>,
     conditions: Vec<Program>,
@@ -58,15 +59,15 @@ struct Review {
 }
 
 impl WebhookAuthorizer {
-    /// `config` is valid.
+    /// `config` is valid; `name` is for the log.
     ///
     /// # Errors
     /// What is wrong with its kubeconfig.
-    pub async fn open(config: WebhookConfig, group: &Group) -> Result<Self, String> {
+    pub async fn open(name: &str, config: WebhookConfig, group: &Group) -> Result<Self, String> {
         let file = config.connection_info.kube_config_file.clone().unwrap_or_default();
         let remote = Arc::new(Remote::of_kubeconfig(file.as_ref(), group).await?);
         let compiled = config.match_conditions.iter().map(|one| Program::compile(&one.expression, About::Request, Makes::Bool));
-        Ok(Self { conditions: compiled.collect::<Result<_, _>>()?, config, remote, answers: Answers::new(group) })
+        Ok(Self { name: name.to_owned(), conditions: compiled.collect::<Result<_, _>>()?, config, remote, answers: Answers::new(group) })
     }
 
     async fn verdict(&self, attributes: &Attributes<'_>) -> Verdict {
@@ -122,10 +123,10 @@ impl WebhookAuthorizer {
             review["spec"]["group"] = groups;
         }
         let bound = if self.config.timeout.is_zero() { WAIT_BOUND } else { self.config.timeout };
-        let remote = self.remote.clone();
+        let (name, remote) = (self.name.clone(), self.remote.clone());
         async move {
             let answered = remote.post(&review, bound, WAIT_BOUND).await.map_err(|error| {
-                tracing::error!(%error, "failed to make webhook authorizer request");
+                tracing::error!(authorizer = name, url = remote.url(), %error, "failed to make webhook authorizer request");
                 error.why
             })?;
             let review: Review = serde_json::from_value(answered).map_err(|error| error.to_string())?;

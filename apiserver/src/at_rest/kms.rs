@@ -188,7 +188,9 @@ impl Kms {
     /// Its API is v1.
     pub(super) fn of(config: &KmsConfig) -> Result<Self, String> {
         if config.version() == "v1" {
-            return Err("KMSv1 is deprecated and will only receive security updates going forward. Use KMSv2 instead.  Set --feature-gates=KMSv1=true to use the deprecated KMSv1 feature.".into());
+            return Err(
+                "KMSv1 is not supported (it is deprecated, and off in Kubernetes 1.36): Use KMSv2 instead, with apiVersion: v2".into()
+            );
         }
         // What was begun ends within the timeout, whoever asked for it.
         let (socket, group) = (config.socket(), Group::new());

@@ -118,7 +118,7 @@ async fn a_file_that_is_wrong_is_refused_in_upstreams_words() {
         (kms("apiVersion: v3, name: a, endpoint: unix:///s"), "for KMS provider, only v1 and v2 are supported"),
         (
             kms("name: a, endpoint: unix:///s"),
-            "error while building transformers: KMSv1 is deprecated and will only receive security updates going forward. Use KMSv2 instead.  Set --feature-gates=KMSv1=true",
+            "error while building transformers: KMSv1 is not supported (it is deprecated, and off in Kubernetes 1.36): Use KMSv2 instead, with apiVersion: v2",
         ),
     ];
     for (resources, words) in cases {

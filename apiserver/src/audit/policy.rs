@@ -4,8 +4,9 @@
 
 use api::field_errors::FieldErrors;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
-use crate::{identity::Attributes, names};
+use crate::{identity::Attributes, names, strict};
 
 const API_VERSION: &str = "audit.k8s.io/v1";
 
@@ -94,12 +95,15 @@ struct GroupResources {
 }
 
 impl Policy {
-    /// Reads a policy file.
+    /// Reads a policy file. Fields that nobody knows are told of and passed over, as upstream does.
     ///
     /// # Errors
     /// What is wrong with it: all of it, where it could be read.
     pub fn read(text: &str) -> Result<Self, String> {
-        let policy: Self = serde_yaml::from_str(text).map_err(|error| format!("failed decoding: {error}"))?;
+        let (policy, unknown) = Self::decode(text).map_err(|error| format!("failed decoding: {error}"))?;
+        if !unknown.is_empty() {
+            tracing::warn!("Audit policy contains errors, falling back to lenient decoding: {}", strict::told(&unknown));
+        }
         if policy.api_version != API_VERSION || policy.kind != "Policy" {
             return Err(format!("unknown group version field {}, Kind={} in policy", policy.api_version, policy.kind));
         }
@@ -113,6 +117,14 @@ impl Policy {
             return Err("loaded illegal policy with 0 rules".into());
         }
         Ok(policy)
+    }
+
+    fn decode(text: &str) -> Result<(Self, Vec<String>), String> {
+        let config: Value = serde_yaml::from_str(text).map_err(|error| error.to_string())?;
+        let (policy, mut unknown) = strict::lenient::<Self>(&config)?;
+        // Upstream's has it, and nobody looks at it.
+        unknown.retain(|one| one != r#"unknown field "metadata""#);
+        Ok((policy, unknown))
     }
 
     pub fn verdict(&self, asked: &Attributes<'_>) -> Verdict {
@@ -180,7 +192,7 @@ impl Rule {
         }
         validate_stages(&self.omit_stages, &format!("{path}.omitStages"), causes);
         if !self.non_resource_urls.is_empty() && (!self.resources.is_empty() || !self.namespaces.is_empty()) {
-            let urls = serde_json::Value::from(self.non_resource_urls.clone());
+            let urls = Value::from(self.non_resource_urls.clone());
             causes.invalid(format!("{path}.nonResourceURLs"), urls, "rules cannot apply to both regular resources and non-resource URLs");
         }
     }
@@ -295,6 +307,19 @@ rules:
         assert_eq!(ask(&nobody, "get", "", "nodes", "", "n").level, Level::Metadata, "of no namespace");
         let path = |path: &str| policy.verdict(&Attributes { user: &nobody, verb: "get", path, ..Attributes::default() }).level;
         assert_eq!(["/healthz/x", "/version", "/api"].map(path), [Level::None; 3]);
+    }
+
+    #[test]
+    fn fields_that_nobody_knows_are_told_of_and_passed_over() {
+        let decoded = |text: &str| Policy::decode(text).unwrap();
+        let odd = "apiVersion: audit.k8s.io/v1\nkind: Policy\nomitStage: [Panic]\nrules: [{level: Metadata, user: [a], resources: [{group: a, resource: [b]}]}]";
+        let (policy, unknown) = decoded(odd);
+        assert_eq!(unknown, ["omitStage", "rules[0].user", "rules[0].resources[0].resource"].map(|at| format!("unknown field {at:?}")));
+        assert_eq!(policy.rules[0].level, "Metadata");
+        assert!(Policy::read(odd).is_ok());
+        assert!(
+            decoded("apiVersion: audit.k8s.io/v1\nkind: Policy\nmetadata: {name: a}\nrules: [{level: None, users: null}]").1.is_empty()
+        );
     }
 
     #[test]

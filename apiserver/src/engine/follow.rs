@@ -1,7 +1,11 @@
 //! The store's events -> the caches: one load, then one watch for all resources, so that one revision says how far all have come. A store
 //! that commits in this process tells us itself: what is answered is in the caches then, and its author waits for nobody else.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use futures::StreamExt;
@@ -15,6 +19,11 @@ use super::{
 
 /// Pause before the store is asked again after it failed; doubles up to the second.
 const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+
+/// How long kinds that are objects themselves may take to be served.
+const UNSERVED_AFTER: Duration = Duration::from_secs(30);
+/// Where objects without a kind stand, so many are told apart.
+const PLACES_MAX: usize = 1000;
 
 /// What stands beside objects: what has been given out of ranges, and which servers there are (`pkg/controlplane/reconcilers/lease.go`).
 const KEYS_OF_NO_KIND: [&str; 2] = [claims::RANGES, "/registry/masterleases/"];
@@ -55,12 +64,12 @@ pub(super) async fn run(engine: Arc<Engine>) {
 async fn load(engine: &Arc<Engine>) -> Result<Rev, Error> {
     let page = engine.store.range(Range { prefix: "/registry/".into(), ..Range::default() }).await?;
     let registry = engine.registry();
-    let (mut by_cache, mut unserved): (HashMap<&str, Vec<Entry>>, usize) = (HashMap::new(), 0);
+    let (mut by_cache, mut unserved): (HashMap<&str, Vec<Entry>>, _) = (HashMap::new(), Unserved::default());
     for entry in page.entries {
         match registry.cache_of(&entry.key) {
             Some(cache) => by_cache.entry(&cache.prefix).or_default().push(entry),
             None if KEYS_OF_NO_KIND.iter().any(|prefix| entry.key.starts_with(prefix)) => {}
-            None => unserved += 1,
+            None => unserved.note(&entry.key),
         }
     }
     // Once for all kinds: whoever has the keys may be slow, and is asked for all of them together.
@@ -73,12 +82,45 @@ async fn load(engine: &Arc<Engine>) -> Result<Rev, Error> {
             engine.locked.set(&cache.prefix, Vec::new());
         }
     }
-    if unserved > 0 {
-        tracing::warn!(count = unserved, "store holds objects of kinds that are not served");
-    }
+    unserved.told_later(engine);
     engine.applied.send_replace(page.rev);
     engine.loaded.send_replace(true);
     Ok(page.rev)
+}
+
+/// Stored objects that had no kind when all was read, by where they stand. Kinds that are objects themselves come after that.
+#[derive(Default)]
+struct Unserved(BTreeMap<String, usize>);
+
+impl Unserved {
+    fn note(&mut self, key: &str) {
+        // `/registry/<group>/<resource>/`, as caches have it, or `/registry/<resource>/<namespace>/`.
+        let place: String = key.split_inclusive('/').take(4).collect();
+        if self.0.len() < PLACES_MAX || self.0.contains_key(&place) {
+            *self.0.entry(place).or_default() += 1;
+        }
+    }
+
+    /// How many have none still, and where one of them stands.
+    fn left(&self, is_served: impl Fn(&str) -> bool) -> (usize, Option<&str>) {
+        let left = || self.0.iter().filter(|(place, _)| !is_served(place));
+        (left().map(|(_, count)| count).sum(), left().next().map(|(place, _)| place.as_str()))
+    }
+
+    fn told_later(self, engine: &Arc<Engine>) {
+        if self.0.is_empty() {
+            return;
+        }
+        let this = Arc::downgrade(engine);
+        engine.group().spawn(async move {
+            tokio::time::sleep(UNSERVED_AFTER).await;
+            let Some(this) = this.upgrade() else { return };
+            let registry = this.registry();
+            if let (count, Some(place)) = self.left(|place| registry.cache_of(place).is_some()) {
+                tracing::warn!(count, place, "store holds objects of kinds that are not served");
+            }
+        });
+    }
 }
 
 /// Applies events until the watch ends; the error says why.
@@ -159,4 +201,19 @@ fn apply<'a>(engine: &Engine, events: impl Iterator<Item = &'a Event>) {
     }
     open.into_iter().for_each(|(cache, key)| engine.locked.forget(&cache.prefix, key));
     engine.applied.send_modify(|rev| *rev = (*rev).max(newest));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_stays_without_a_kind_is_told_of() {
+        let mut unserved = Unserved::default();
+        for key in ["/registry/a.example/ones/ns/x", "/registry/a.example/ones/ns/y", "/registry/b.example/twos/z", "/registry/olds/ns/x"] {
+            unserved.note(key);
+        }
+        assert_eq!(unserved.left(|place| place.starts_with("/registry/a.example/ones/")), (2, Some("/registry/b.example/twos/")));
+        assert_eq!(unserved.left(|_| true), (0, None));
+    }
 }

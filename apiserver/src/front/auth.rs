@@ -1,8 +1,8 @@
 //! A request at the door -> who asks, and whether they may. Source: apiserver `pkg/endpoints/filters`.
 
-use std::{borrow::Cow, sync::Arc};
+use std::{borrow::Cow, sync::Arc, time::Duration};
 
-use api::{GroupResource, Status};
+use api::{GroupResource, Status, seldom::Seldom};
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use http::{HeaderMap, HeaderValue, header, request::Parts};
 
@@ -16,6 +16,8 @@ use crate::{
 
 /// Of each word of a request that its refusal repeats. No name of an object is longer.
 const REPEATED_BYTES_MAX: usize = 1024;
+/// Refused tokens are told of in the log once in this time, with how many there were besides.
+const REFUSALS_TOLD_EVERY: Duration = Duration::from_secs(10);
 /// A browser's token, among the protocols of a WebSocket.
 const TOKEN_PROTOCOL: &str = "base64url.bearer.authorization.k8s.io.";
 
@@ -180,14 +182,31 @@ pub(super) fn forget(headers: &mut HeaderMap, believed: Option<&RequestHeader>) 
 }
 
 async fn by_token(engine: &Arc<Engine>, token: &str) -> Result<User, Status> {
+    let mut why = vec!["invalid bearer token".to_owned()];
     for authenticator in &engine.auth.authenticators {
         match authenticator.token(engine, token, &[]).await {
             Ok(Some(known)) => return Ok(known.user),
             Ok(None) => {}
-            Err(status) => tracing::debug!(%status, "token refused"),
+            Err(status) => why.push(status.message),
         }
     }
+    tell_refused(&why);
     Err(Status::unauthorized())
+}
+
+/// As upstream (`WithAuthentication` in `filters/authentication.go`), but not each: anybody can send any number of them.
+fn tell_refused(why: &[String]) {
+    static TOLD: Seldom = Seldom::new(REFUSALS_TOLD_EVERY);
+    let error = one_of(why);
+    match TOLD.due() {
+        Some(untold) => tracing::error!(error, untold, "Unable to authenticate the request"),
+        None => tracing::debug!(error, "Unable to authenticate the request"),
+    }
+}
+
+/// `[a, b]` (`Aggregate.Error`), no longer than a refusal: tokens say what stands in it.
+fn one_of(why: &[String]) -> String {
+    cut(&format!("[{}]", why.join(", "))).to_owned()
 }
 
 fn anonymous() -> User {
@@ -239,6 +258,13 @@ fn refusal_words(asked: &Attributes<'_>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_the_log_tells_of_a_token_is_bounded() {
+        let why = |more: &str| one_of(&["invalid bearer token".into(), more.into()]);
+        assert_eq!(why("no such issuer"), "[invalid bearer token, no such issuer]");
+        assert_eq!(why(&"x".repeat(1 << 20)).len(), REPEATED_BYTES_MAX);
+    }
 
     #[test]
     fn refusals_read_as_upstream_writes_them() {

@@ -23,6 +23,7 @@ mod quote;
 pub mod read;
 pub mod runs;
 pub mod seats;
+pub mod seldom;
 pub mod selector;
 pub mod status;
 pub mod steps;

@@ -66,6 +66,7 @@ async fn what_passes_is_tried_again_and_what_hangs_ends() {
     })
     .await;
     let remote = Remote::of_kubeconfig(&outside.kubeconfig("/"), &outside.group).await.unwrap();
+    assert_eq!(remote.url(), format!("{}/", outside.url()));
     let review = |token: &str| json!({"spec": {"token": token}});
     let long = Duration::from_secs(20);
     assert_eq!(remote.post(&review("good"), long, long).await.unwrap()["status"]["user"]["username"], "jane");

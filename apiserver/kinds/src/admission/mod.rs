@@ -15,6 +15,7 @@ pub mod always_pull_images;
 pub mod certificate_approval;
 pub mod certificate_signing;
 pub mod certificate_subject_restriction;
+mod configuration;
 pub mod default_class;
 pub mod default_toleration_seconds;
 pub mod deny_service_external_ips;

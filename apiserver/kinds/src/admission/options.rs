@@ -10,9 +10,9 @@ use apiserver::identity::Admission;
 use serde_json::Value;
 
 use super::{
-    always_admit, always_deny, always_pull_images, deny_service_external_ips, event_rate_limit, extended_resource_toleration,
-    limit_pod_hard_anti_affinity_topology, namespace_auto_provision, namespace_exists, owner_references_permission_enforcement,
-    pod_node_selector, pod_security, pod_toleration_restriction, resource_quota,
+    always_admit, always_deny, always_pull_images, configuration, deny_service_external_ips, event_rate_limit,
+    extended_resource_toleration, limit_pod_hard_anti_affinity_topology, namespace_auto_provision, namespace_exists,
+    owner_references_permission_enforcement, pod_node_selector, pod_security, pod_toleration_restriction, resource_quota,
 };
 use crate::common::Read;
 
@@ -77,27 +77,6 @@ const ORDER: &[(&str, Usual)] = &[
     ("AlwaysDeny", Off),
 ];
 
-/// The kind of a plugin's configuration, and the versions that it is read in.
-const CONFIGURATIONS: &[(&str, &str, &[&str])] = &[
-    ("EventRateLimit", "Configuration", &["eventratelimit.admission.k8s.io/v1alpha1"]),
-    ("PodTolerationRestriction", "Configuration", &["podtolerationrestriction.admission.k8s.io/v1alpha1"]),
-    (
-        "PodSecurity",
-        "PodSecurityConfiguration",
-        &[
-            "pod-security.admission.config.k8s.io/v1",
-            "pod-security.admission.config.k8s.io/v1beta1",
-            "pod-security.admission.config.k8s.io/v1alpha1",
-        ],
-    ),
-    ("ResourceQuota", "ResourceQuotaConfiguration", &["apiserver.config.k8s.io/v1"]),
-    ("ResourceQuota", "Configuration", &["resourcequota.admission.k8s.io/v1beta1", "resourcequota.admission.k8s.io/v1alpha1"]),
-    ("MutatingAdmissionWebhook", "WebhookAdmissionConfiguration", &["apiserver.config.k8s.io/v1"]),
-    ("MutatingAdmissionWebhook", "WebhookAdmission", &["apiserver.config.k8s.io/v1alpha1"]),
-    ("ValidatingAdmissionWebhook", "WebhookAdmissionConfiguration", &["apiserver.config.k8s.io/v1"]),
-    ("ValidatingAdmissionWebhook", "WebhookAdmission", &["apiserver.config.k8s.io/v1alpha1"]),
-];
-
 impl Options {
     /// # Errors
     /// Names that are unknown, or enabled and disabled, in upstream's words.
@@ -116,6 +95,11 @@ impl Options {
         if wrong.is_empty() { Ok(()) } else { Err(wrong.join(", ")) }
     }
 
+    /// Names in the configuration that no plugin has: nobody reads what stands there.
+    pub fn unread(&self) -> Vec<&str> {
+        self.configuration.keys().map(String::as_str).filter(|name| !ORDER.iter().any(|(known, _)| known == name)).collect()
+    }
+
     fn enables(&self, name: &str, default: Usual) -> bool {
         let named = |names: &[String]| names.iter().any(|one| one == name);
         named(&self.enable) || default == On && !named(&self.disable)
@@ -132,7 +116,7 @@ impl Options {
             let config = self.configuration.get(*name);
             let about = |why: String| format!("failed to initialize admission plugin {name:?}: {why}");
             if let Some(config) = config {
-                check_kind(name, config).map_err(about)?;
+                configuration::check(name, config).map_err(about)?;
             }
             let there = || default.iter().find(|plugin| plugin.name() == *name).cloned();
             chain.extend(made(name, config).map_err(about)?.or_else(there));
@@ -162,20 +146,16 @@ fn made(name: &str, config: Option<&Value>) -> Result<Option<Arc<dyn Admission>>
         "MutatingAdmissionWebhook" | "ValidatingAdmissionWebhook" if !config.text("kubeConfigFile").is_empty() => {
             return Err("kubeConfigFile is not supported: webhooks are called without credentials".into());
         }
+        "MutatingAdmissionWebhook" | "ValidatingAdmissionWebhook" | "MutatingAdmissionPolicy" | "ValidatingAdmissionPolicy"
+            if !config.text("staticManifestsDir").is_empty() =>
+        {
+            return Err("staticManifestsDir is not supported (its feature gate is off in 1.36)".into());
+        }
         "ResourceQuota" if config.is_some() => Arc::new(resource_quota::ResourceQuota::configured(config)?),
         "AlwaysDeny" => Arc::new(always_deny::AlwaysDeny),
         _ => return Ok(None),
     };
     Ok(Some(plugin))
-}
-
-fn check_kind(plugin: &str, config: &Value) -> Result<(), String> {
-    let of: Vec<_> = CONFIGURATIONS.iter().filter(|(name, ..)| *name == plugin).collect();
-    let (api_version, kind) = (config.text("apiVersion"), config.text("kind"));
-    if of.is_empty() || of.iter().any(|(_, known, versions)| *known == kind && versions.contains(&api_version)) {
-        return Ok(());
-    }
-    Err(format!("no kind {kind:?} is registered for version {api_version:?}"))
 }
 
 #[cfg(test)]
@@ -235,5 +215,11 @@ mod tests {
         assert_eq!(of(&other), "");
         other.configuration.insert("PodSecurity".into(), security(json!({"enforce": "none"})));
         assert!(of(&other).contains("defaults.enforce: Invalid value: \"none\""));
+        let misspelt = json!({"apiVersion": "pod-security.admission.config.k8s.io/v1", "kind": "PodSecurityConfiguration", "default": {}});
+        other.configuration.insert("PodSecurity".into(), misspelt);
+        assert!(of(&other).ends_with("strict decoding error: unknown field \"default\""));
+        assert_eq!(other.unread(), Vec::<&str>::new());
+        other.configuration.insert("PodSecurty".into(), json!({}));
+        assert_eq!(other.unread(), ["PodSecurty"]);
     }
 }

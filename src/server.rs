@@ -8,6 +8,8 @@ mod endpoint_leases;
 mod identity;
 mod leading;
 pub mod manifests;
+#[cfg(test)]
+mod metrics_tests;
 mod moved;
 
 use std::{
@@ -33,7 +35,7 @@ use apiserver::{
     fairness,
     front::{Builder, Front},
     front_proxy::RequestHeader,
-    health::{Health, Latch},
+    health::{Health, Latch, slis},
     kind::Kind,
     metrics::Metrics,
     openapi::OpenApi,
@@ -439,6 +441,7 @@ fn mount(
     let front = front
         .metrics(metrics.clone())
         .mount(health.routes())
+        .mount(slis::routes())
         .mount(version::routes())
         .mount(metrics.routes())
         .mount(Discovery::new(delegations.clone()).routes(engine.clone()))

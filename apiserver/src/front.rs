@@ -277,8 +277,9 @@ async fn serve(front: Front, request: Request, asking: Asking, access: &Access) 
     if info.resource_request {
         wait_ready(&engine).await?;
     }
+    let arrived = Instant::now();
     let authenticated = auth::authenticate(&engine, &parts).await;
-    front.metrics.authenticated(authenticated.is_ok());
+    Metrics::authenticated(authenticated.as_ref().ok().map(|user| user.name.as_str()), arrived.elapsed());
     let user = match authenticated {
         Ok(user) => user,
         Err(status) => {
@@ -407,8 +408,9 @@ impl Entry {
         if !served.is_some_and(|served| self.is_stream(served)) {
             self.sit(self.seats(served), self.began).await?;
         }
+        let asked = Instant::now();
         let decided = auth::authorize(&self.engine, &self.info, &self.user, self.audit.as_deref()).await;
-        self.front.metrics.authorized(decided.is_ok());
+        Metrics::authorized(decided.is_ok(), asked.elapsed());
         decided
     }
 

@@ -2,13 +2,16 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet, VecDeque},
-    time::Duration,
+    sync::Arc,
+    time::{Duration, Instant},
 };
 
 use api::{GroupResource, Key, steps};
 use parking_lot::Mutex;
 use rand::Rng;
 use tokio::sync::Notify;
+
+use crate::told::Told;
 
 const BACKOFF_MIN: Duration = Duration::from_millis(5);
 const BACKOFF_MAX: Duration = Duration::from_secs(60);
@@ -25,9 +28,10 @@ pub(crate) struct Queue {
 
 #[derive(Default)]
 struct Inner {
-    ready: VecDeque<Key>,
+    /// Since when, on the machine's clock: for who looks at it from outside.
+    ready: VecDeque<(Key, Instant)>,
     queued: HashSet<Key>,
-    running: HashSet<Key>,
+    running: HashMap<Key, Instant>,
     /// Woken while running, held or resting: runs again afterwards.
     dirty: HashSet<Key>,
     held: HashMap<Key, Hold>,
@@ -37,6 +41,16 @@ struct Inner {
     /// Until [`Queue::rested`].
     resting: HashSet<Key>,
     failures: HashMap<Key, u32>,
+    told: Option<Told>,
+}
+
+/// How a queue stands.
+#[derive(Default)]
+pub(crate) struct Standing {
+    pub depth: usize,
+    /// How long runs have been under way: together, and the longest.
+    pub unfinished: Duration,
+    pub longest: Duration,
 }
 
 /// By revision: who waits for it.
@@ -51,6 +65,22 @@ struct Hold {
 }
 
 impl Queue {
+    /// One that is on the page of metrics, under the name of the controller's queue.
+    pub fn of(controller: &'static str) -> Arc<Self> {
+        let this = Self::default();
+        let name = crate::told::queue_name(controller);
+        this.inner.lock().told = Some(Told::new(&name));
+        let this = Arc::new(this);
+        crate::told::follow(&this, name);
+        this
+    }
+
+    pub fn standing(&self) -> Standing {
+        let inner = self.inner.lock();
+        let took = || inner.running.values().map(Instant::elapsed);
+        Standing { depth: inner.ready.len(), unfinished: took().sum(), longest: took().max().unwrap_or_default() }
+    }
+
     pub fn wake(&self, key: Key) {
         if self.inner.lock().wake(key) {
             self.woken.notify_one();
@@ -60,9 +90,13 @@ impl Queue {
     /// The next key to run; it counts as running until [`Queue::finish`].
     pub fn next(&self) -> Option<Key> {
         let mut inner = self.inner.lock();
-        let key = inner.ready.pop_front()?;
+        let (key, since) = inner.ready.pop_front()?;
         inner.queued.remove(&key);
-        inner.running.insert(key.clone());
+        let now = Instant::now();
+        if let Some(told) = &inner.told {
+            told.waited(now - since);
+        }
+        inner.running.insert(key.clone(), now);
         Some(key)
     }
 
@@ -75,7 +109,7 @@ impl Queue {
     pub fn rested(&self, key: &Key) {
         let mut inner = self.inner.lock();
         inner.resting.remove(key);
-        let due = !inner.running.contains(key) && !inner.held.contains_key(key) && inner.dirty.remove(key);
+        let due = !inner.running.contains_key(key) && !inner.held.contains_key(key) && inner.dirty.remove(key);
         if due && inner.wake(key.clone()) {
             self.woken.notify_one();
         }
@@ -91,7 +125,10 @@ impl Queue {
     /// The run is over; `pending` is what the caches have not seen yet of what it wrote.
     pub fn finish(&self, key: &Key, pending: Written) {
         let mut inner = self.inner.lock();
-        inner.running.remove(key);
+        let since = inner.running.remove(key);
+        if let (Some(told), Some(since)) = (&inner.told, since) {
+            told.worked(since.elapsed());
+        }
         if !pending.is_empty() {
             inner.hold(key, pending);
         } else if !inner.resting.contains(key) && inner.dirty.remove(key) && inner.wake(key.clone()) {
@@ -135,6 +172,9 @@ impl Queue {
     /// How long to wait before the next try; longer with each failure in a row.
     pub fn failed(&self, key: &Key) -> Duration {
         let mut inner = self.inner.lock();
+        if let Some(told) = &inner.told {
+            told.retried();
+        }
         let failures = inner.failures.entry(key.clone()).or_insert(0);
         let wait = BACKOFF_MIN.saturating_mul(1u32.checked_shl(*failures).unwrap_or(u32::MAX)).min(BACKOFF_MAX);
         *failures = failures.saturating_add(1);
@@ -168,15 +208,23 @@ impl Inner {
 
     /// True if a key became ready.
     fn wake(&mut self, key: Key) -> bool {
-        if self.running.contains(&key) || self.held.contains_key(&key) || self.resting.contains(&key) {
-            self.dirty.insert(key);
+        if self.running.contains_key(&key) || self.held.contains_key(&key) || self.resting.contains(&key) {
+            let fresh = self.dirty.insert(key);
+            self.added(fresh);
             return false;
         }
         let fresh = self.queued.insert(key.clone());
+        self.added(fresh);
         if fresh {
-            self.ready.push_back(key);
+            self.ready.push_back((key, Instant::now()));
         }
         fresh
+    }
+
+    fn added(&self, fresh: bool) {
+        if let Some(told) = self.told.as_ref().filter(|_| fresh) {
+            told.added();
+        }
     }
 }
 

@@ -12,6 +12,7 @@ pub mod faults;
 pub mod field_errors;
 mod hex;
 pub mod human;
+pub mod metrics;
 pub mod name_rules;
 pub mod names;
 pub mod preflight;

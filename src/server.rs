@@ -128,7 +128,7 @@ impl Control {
         let election = servers.election(has_etcd)?;
         let (token, agent_token) = tokens(flags, has_etcd)?;
         let advertised = advertised_address(flags, progress);
-        let (auditor, at_rest) = (flags.audit.auditor()?, flags.at_rest.open().await?);
+        let (auditor, at_rest) = (flags.audit.auditor(&group).await?, flags.at_rest.open().await?);
         let plugins = flags.admission.options()?;
 
         let store = open_store(flags, &dirs).await?;

@@ -4,14 +4,14 @@ use std::{
     convert::Infallible,
     net::SocketAddr,
     pin::{Pin, pin},
-    sync::Arc,
+    sync::{Arc, LazyLock},
     task::{Context, Poll},
     time::Duration,
 };
 
 use api::{
     Status,
-    metrics::Family,
+    metrics::{Family, Series},
     seats::{Held, Limits, Patience, Seat, Seats, Socket, Standing, bound_unsent},
     task::Group,
     time::Timestamp,
@@ -285,7 +285,8 @@ impl Goaway {
 }
 
 /// Seconds that client certificates are still good for (`pkg/authentication/request/x509`).
-static LEFT: Family = Family::sizes(
+static LEFT: LazyLock<Arc<Series>> = LazyLock::new(|| CERTIFICATES.with(&[]));
+static CERTIFICATES: Family = Family::sizes(
     "apiserver_client_certificate_expiration_seconds",
     "[ALPHA] Distribution of the remaining lifetime on the certificate used to authenticate a request.",
     &[],
@@ -326,7 +327,7 @@ where
         let certificate = match self.shown.as_ref() {
             Shown::Nothing => None,
             Shown::Good { user, not_after } if *not_after >= now => {
-                LEFT.with(&[]).size(u64::try_from(not_after - now).unwrap_or_default());
+                LEFT.size(u64::try_from(not_after - now).unwrap_or_default());
                 Some(user.clone())
             }
             // Another credential may still speak for the caller; without one the bad certificate decides.

@@ -217,7 +217,9 @@ impl Sending {
                 // At the end it has to do with one attempt.
                 tokio::select! {
                     () = sender.send(&batch, ATTEMPTS) => {}
-                    () = careful.stopping() => drop(timeout(END_BOUND, sender.send(&batch, 1)).await),
+                    () = careful.stopping() => {
+                        let _ = timeout(END_BOUND, sender.send(&batch, 1)).await;
+                    }
                 }
             });
         }

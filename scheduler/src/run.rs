@@ -67,12 +67,13 @@ fn start_with(plugins: Plugins, client: kube::Client, caches: &Caches, group: &G
     });
     let (nodes, namespaces) = (caches.of(), caches.of());
     scheduler.clone().wire(&nodes, &namespaces);
-    told::follow(&scheduler);
+    let followed = Arc::downgrade(&scheduler);
+    told::follow(move || followed.upgrade().map(|scheduler| scheduler.pending()));
     group.spawn_loop(SCHEDULER, Box::pin(scheduler.clone().run(nodes, namespaces)));
     scheduler
 }
 
-pub(crate) struct Scheduler {
+struct Scheduler {
     act: Act,
     recorder: Recorder,
     pods: Cache<Pod>,
@@ -155,7 +156,7 @@ impl Scheduler {
         todo
     }
 
-    pub(crate) fn pending(&self) -> Pending {
+    fn pending(&self) -> Pending {
         self.state.lock().queue.pending()
     }
 

@@ -2,10 +2,7 @@
 //!
 //! Source: `pkg/scheduler/metrics`. There is one profile, `default-scheduler`.
 
-use std::{
-    sync::{Arc, Once, Weak},
-    time::Duration,
-};
+use std::{sync::Once, time::Duration};
 
 use api::metrics::{self, Family};
 use parking_lot::Mutex;
@@ -13,12 +10,14 @@ use tokio::time::Instant;
 
 use crate::{
     pod::SCHEDULER,
-    run::Scheduler,
+    queue::Pending,
     state::{Binding, Todo},
 };
 
-/// The one that runs; who begins to lead again has another.
-static RUNNING: Mutex<Weak<Scheduler>> = Mutex::new(Weak::new());
+/// Who waits for the one that runs; who begins to lead again has another. `None` where it is gone.
+static RUNNING: Mutex<Option<Look>> = Mutex::new(None);
+
+type Look = Box<dyn Fn() -> Option<Pending> + Send + Sync>;
 
 /// Seconds (`ExponentialBuckets(0.001, 2, 15)`).
 const ATTEMPT: &[f64] = &[0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512, 1.024, 2.048, 4.096, 8.192, 16.384];
@@ -99,8 +98,9 @@ pub(crate) fn preempts(victims: usize) {
 }
 
 /// Who waits is counted for each page.
-pub(crate) fn follow(scheduler: &Arc<Scheduler>) {
-    *RUNNING.lock() = Arc::downgrade(scheduler);
+pub(crate) fn follow(look: impl Fn() -> Option<Pending> + Send + Sync + 'static) {
+    static READS: Once = Once::new();
+    *RUNNING.lock() = Some(Box::new(look));
     // They are on the page before anything happens.
     for family in [&ALGORITHM_TOOK, &PREEMPTIONS, &POD_ATTEMPTS, &VICTIMS] {
         family.with(&[]);
@@ -110,11 +110,9 @@ pub(crate) fn follow(scheduler: &Arc<Scheduler>) {
         ATTEMPTS.with(&[result, SCHEDULER]);
         ATTEMPT_TOOK.with(&[result, SCHEDULER]);
     }
-    static READS: Once = Once::new();
     READS.call_once(|| {
         metrics::before_page(|| {
-            let running = RUNNING.lock().upgrade();
-            let pending = running.map(|scheduler| scheduler.pending()).unwrap_or_default();
+            let pending = RUNNING.lock().as_ref().and_then(|look| look()).unwrap_or_default();
             let queues = [
                 ("active", pending.active),
                 ("backoff", pending.backoff),

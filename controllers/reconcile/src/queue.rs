@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use rand::Rng;
 use tokio::sync::Notify;
 
-use crate::told::Told;
+use crate::told::{self, Standing, Told};
 
 const BACKOFF_MIN: Duration = Duration::from_millis(5);
 const BACKOFF_MAX: Duration = Duration::from_secs(60);
@@ -44,15 +44,6 @@ struct Inner {
     told: Option<Told>,
 }
 
-/// How a queue stands.
-#[derive(Default)]
-pub(crate) struct Standing {
-    pub depth: usize,
-    /// How long runs have been under way: together, and the longest.
-    pub unfinished: Duration,
-    pub longest: Duration,
-}
-
 /// By revision: who waits for it.
 type Awaited = BTreeMap<u64, Vec<(Key, u64)>>;
 
@@ -67,11 +58,10 @@ struct Hold {
 impl Queue {
     /// One that is on the page of metrics, under the name of the controller's queue.
     pub fn of(controller: &'static str) -> Arc<Self> {
-        let this = Self::default();
-        let name = crate::told::queue_name(controller);
+        let (this, name) = (Arc::new(Self::default()), told::queue_name(controller));
         this.inner.lock().told = Some(Told::new(&name));
-        let this = Arc::new(this);
-        crate::told::follow(&this, name);
+        let followed = Arc::downgrade(&this);
+        told::follow(name, move || followed.upgrade().map(|queue| queue.standing()));
         this
     }
 

@@ -5,17 +5,27 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Once, Weak},
+    sync::{Arc, Once},
     time::Duration,
 };
 
 use api::metrics::{self, Family, Series};
 use parking_lot::Mutex;
 
-use crate::queue::{Queue, Standing};
+/// By the queue's name; bounded by the controllers that the code names.
+static QUEUES: Mutex<BTreeMap<String, Look>> = Mutex::new(BTreeMap::new());
 
-/// Bounded by the controllers that the code names.
-static QUEUES: Mutex<BTreeMap<String, Weak<Queue>>> = Mutex::new(BTreeMap::new());
+/// How a queue stands now; `None` where it is gone.
+type Look = Box<dyn Fn() -> Option<Standing> + Send + Sync>;
+
+/// How a queue stands.
+#[derive(Default)]
+pub(crate) struct Standing {
+    pub depth: usize,
+    /// How long runs have been under way: together, and the longest.
+    pub unfinished: Duration,
+    pub longest: Duration,
+}
 
 /// Seconds (`ExponentialBuckets(10e-9, 10, 10)`).
 const BUCKETS: &[f64] = &[1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0];
@@ -104,19 +114,18 @@ pub(crate) fn queue_name(controller: &str) -> String {
 }
 
 /// What is only known by looking is looked at for each page. Who begins to lead again has new queues of the same names.
-pub(crate) fn follow(queue: &Arc<Queue>, name: String) {
-    QUEUES.lock().insert(name, Arc::downgrade(queue));
+pub(crate) fn follow(name: String, look: impl Fn() -> Option<Standing> + Send + Sync + 'static) {
     static READS: Once = Once::new();
+    QUEUES.lock().insert(name, Box::new(look));
     READS.call_once(|| {
         metrics::before_page(|| {
-            QUEUES.lock().iter().for_each(|(name, queue)| tell(name, queue));
+            QUEUES.lock().iter().for_each(|(name, look)| tell(name, look().unwrap_or_default()));
             true
         });
     });
 }
 
-fn tell(name: &str, queue: &Weak<Queue>) {
-    let Standing { depth, unfinished, longest } = queue.upgrade().map(|queue| queue.standing()).unwrap_or_default();
+fn tell(name: &str, Standing { depth, unfinished, longest }: Standing) {
     let whole = |time: Duration| i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
     DEPTH.set(&[name], i64::try_from(depth).unwrap_or(i64::MAX));
     UNFINISHED.set(&[name], whole(unfinished));
@@ -128,6 +137,7 @@ mod tests {
     use api::Key;
 
     use super::*;
+    use crate::queue::Queue;
 
     #[test]
     fn queues_have_upstreams_names() {

@@ -72,7 +72,14 @@ impl Queue {
     }
 
     pub fn wake(&self, key: Key) {
-        if self.inner.lock().wake(key) {
+        let mut inner = self.inner.lock();
+        let waiting = inner.queued.len() + inner.dirty.len();
+        let is_ready = inner.wake(key);
+        if let Some(told) = inner.told.as_ref().filter(|_| inner.queued.len() + inner.dirty.len() > waiting) {
+            told.added();
+        }
+        drop(inner);
+        if is_ready {
             self.woken.notify_one();
         }
     }
@@ -199,22 +206,14 @@ impl Inner {
     /// True if a key became ready.
     fn wake(&mut self, key: Key) -> bool {
         if self.running.contains_key(&key) || self.held.contains_key(&key) || self.resting.contains(&key) {
-            let fresh = self.dirty.insert(key);
-            self.added(fresh);
+            self.dirty.insert(key);
             return false;
         }
         let fresh = self.queued.insert(key.clone());
-        self.added(fresh);
         if fresh {
             self.ready.push_back((key, Instant::now()));
         }
         fresh
-    }
-
-    fn added(&self, fresh: bool) {
-        if let Some(told) = self.told.as_ref().filter(|_| fresh) {
-            told.added();
-        }
     }
 }
 

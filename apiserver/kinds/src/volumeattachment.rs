@@ -11,7 +11,7 @@ use crate::{
     common::{
         self, Path, Read,
         edit::{child, default_to, keep_metadata, make_child, set},
-        name_rules, read, resources, table, unchanged, well_formed,
+        name_rules, read, table, unchanged, well_formed,
     },
     persistentvolume,
     volumesources::driver_name,
@@ -64,7 +64,6 @@ impl Strategy for VolumeAttachments {
         let source = child(object, "spec").and_then(|spec| child(spec, "source"));
         if let Some(volume) = source.and_then(|source| child(source, "inlineVolumeSpec")) {
             persistentvolume::default_source(volume);
-            resources::canonical_list(volume, "capacity");
         }
     }
 

@@ -101,8 +101,10 @@ fn pointer(way: &[Step]) -> String {
         .collect()
 }
 
+/// One map of a pod's status is no ResourceList.
 fn is_rounded(kind: &Kind, pointer: &str) -> bool {
-    ROUNDED.contains(&&*kind.kind) && pointer.ends_with("/cpu") || pointer.ends_with("/inlineVolumeSpec/capacity/cpu")
+    !pointer.contains("/nodeAllocatableResourceClaimStatuses/") && ROUNDED.contains(&&*kind.kind) && pointer.ends_with("/cpu")
+        || pointer.ends_with("/inlineVolumeSpec/capacity/cpu")
 }
 
 /// All kinds with their quantities.

@@ -9,6 +9,8 @@ mod ground;
 mod identity;
 mod leading;
 pub mod manifests;
+#[cfg(test)]
+mod metrics_tests;
 mod moved;
 mod reached;
 
@@ -35,7 +37,7 @@ use apiserver::{
     fairness,
     front::{Builder, Front},
     front_proxy::RequestHeader,
-    health::{Health, Latch},
+    health::{Health, Latch, slis},
     kind::Kind,
     metrics::Metrics,
     openapi::OpenApi,
@@ -130,7 +132,7 @@ impl Control {
         let election = servers.election(has_etcd)?;
         let (token, agent_token) = tokens(flags, has_etcd)?;
         let advertised = advertised_address(flags, progress);
-        let (auditor, at_rest) = (flags.audit.auditor()?, flags.at_rest.open().await?);
+        let (auditor, at_rest) = (flags.audit.auditor(&group).await?, flags.at_rest.open().await?);
         let plugins = flags.admission.options()?;
 
         let names = serving_names(flags, &config, advertised);
@@ -434,6 +436,7 @@ fn mount(
     let front = front
         .metrics(metrics.clone())
         .mount(health.routes())
+        .mount(slis::routes())
         .mount(version::routes())
         .mount(metrics.routes())
         .mount(Discovery::new(delegations.clone()).routes(engine.clone()))

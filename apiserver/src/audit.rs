@@ -6,6 +6,7 @@
 mod event;
 mod log;
 mod policy;
+mod truncate;
 
 use std::{
     borrow::Cow,
@@ -36,6 +37,7 @@ use self::{
 pub use self::{
     log::{Log, LogConfig, LogMode},
     policy::Policy,
+    truncate::Truncate,
 };
 
 /// Of a user agent in an event, with the words that stand for the rest (upstream: `maxUserAgentLength`).
@@ -66,6 +68,11 @@ pub trait Sink: Send + Sync {
     /// # Errors
     /// Why not.
     fn take_now(&self, event: Bytes) -> Result<(), String>;
+
+    /// Events that it took and that came to nothing after all.
+    fn lost(&self) -> u64 {
+        0
+    }
 }
 
 /// The policy and the sinks.
@@ -171,7 +178,11 @@ impl Auditor {
         let [none, metadata, request, response] = counts.levels.each_ref().map(one);
         let levels = [("Metadata", metadata), ("None", none), ("Request", request), ("RequestResponse", response)];
         counter("apiserver_audit_level_total", "Counter of policy levels for audit events (1 per request).", "level", &levels);
-        let errors: Vec<(&str, u64)> = counts.errors.lock().iter().map(|(name, count)| (*name, *count)).collect();
+        let mut errors = counts.errors.lock().clone();
+        for sink in self.sinks.iter().filter(|sink| sink.lost() > 0) {
+            *errors.entry(sink.name()).or_default() += sink.lost();
+        }
+        let errors: Vec<(&str, u64)> = errors.into_iter().collect();
         let help = "Counter of audit events that failed to be audited properly. Plugin identifies the plugin affected by the error.";
         counter("apiserver_audit_error_total", help, "plugin", &errors);
     }

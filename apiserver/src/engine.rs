@@ -64,6 +64,7 @@ use crate::{
     at_rest::AtRest,
     identity::{Attributes, Auth, Operation, User, Verdict},
     kind::Kind,
+    metrics::{admission, store::Measured},
     notify::Stop,
 };
 
@@ -80,6 +81,7 @@ pub struct Engine {
     /// By resource, whether it is served already or not.
     listeners: parking_lot::Mutex<HashMap<GroupResource, Vec<cache::Listener>>>,
     pub(crate) auth: Auth,
+    pub(crate) admission_told: admission::Told,
     pub(crate) group: api::task::Group,
     pub(crate) stop: Arc<Stop>,
     /// Of objects that are read in protobuf again and again.
@@ -101,12 +103,13 @@ impl Engine {
     pub fn with_rest(store: Arc<dyn Store>, at_rest: Arc<AtRest>, kinds: Vec<Arc<Kind>>, auth: Auth, group: api::task::Group) -> Arc<Self> {
         let stop = Stop::of(&group);
         let engine = Arc::new(Self {
-            store,
+            store: Arc::new(Measured::new(store, &kinds)),
             at_rest,
             locked: Locked::default(),
             registry: ArcSwap::from_pointee(Registry::new(kinds)),
             changing: Mutex::default(),
             listeners: parking_lot::Mutex::default(),
+            admission_told: admission::Told::new(auth.admission.len()),
             auth,
             group,
             stop,

@@ -374,8 +374,9 @@ impl Entry {
         if !served.is_some_and(|served| self.is_stream(served)) {
             self.sit(self.seats(served), self.began).await?;
         }
+        let asked = Instant::now();
         let decided = auth::authorize(&self.engine, &self.info, &self.user, self.audit.as_deref()).await;
-        self.front.metrics.authorized(decided.is_ok());
+        Metrics::authorized(decided.is_ok(), asked.elapsed());
         decided
     }
 

@@ -1,5 +1,7 @@
 //! Checks by name -> `/healthz`, `/livez`, `/readyz`, in upstream's words (`apiserver/pkg/server/healthz`).
 
+pub mod slis;
+
 use std::{
     sync::{
         Arc,
@@ -26,6 +28,7 @@ const PROBE_BOUND: Duration = Duration::from_secs(2);
 const PROBE_EACH: Duration = Duration::from_secs(1);
 /// Upstream's key; nothing stands there.
 const PROBE_KEY: &str = "/registry/health";
+const ENDPOINTS: [&str; 3] = ["healthz", "livez", "readyz"];
 
 /// `Err` says why; the text is logged and shown at the check's own path, never in the list.
 pub type Checked = Result<(), String>;
@@ -141,7 +144,7 @@ impl Health {
     pub fn routes(self: &Arc<Self>) -> Router {
         let health = self.clone();
         let of = |endpoint: &str| ["", "/", "/{*check}"].map(|rest| format!("/{endpoint}{rest}"));
-        let paths: Vec<String> = ["healthz", "livez", "readyz"].iter().flat_map(|endpoint| of(endpoint)).collect();
+        let paths: Vec<String> = ENDPOINTS.iter().flat_map(|endpoint| of(endpoint)).collect();
         non_resource_routes(&paths, move |request| {
             let health = health.clone();
             async move {
@@ -155,26 +158,29 @@ impl Health {
     pub async fn answer(&self, path: &str, query: &str) -> Option<(StatusCode, String)> {
         let path = path.strip_prefix('/')?;
         let (endpoint, check) = path.split_once('/').unwrap_or((path, ""));
-        let ready = match endpoint {
-            "readyz" => true,
-            "healthz" | "livez" => false,
-            _ => return None,
-        };
-        let checks: Vec<(String, Check)> = {
-            let all = self.checks.read();
-            let patient = endpoint == "livez" && Instant::now() < *self.grace.read();
-            let asked = all.iter().filter(|(place, ..)| ready || *place != Where::Ready);
-            let good = || at_once(|| Ok(()));
-            asked.map(|(place, n, c)| (n.clone(), if patient && *place == Where::Start { good() } else { c.clone() })).collect()
-        };
+        if !ENDPOINTS.contains(&endpoint) {
+            return None;
+        }
+        let checks = self.of(endpoint);
         if !check.is_empty() {
-            let (_, check) = checks.iter().find(|(name, _)| name == check)?;
-            return Some(match check().await {
+            let (name, check) = checks.iter().find(|(name, _)| name == check)?;
+            let done = check().await;
+            slis::told(name, endpoint, done.is_ok());
+            return Some(match done {
                 Ok(()) => (StatusCode::OK, "ok".into()),
                 Err(why) => (StatusCode::INTERNAL_SERVER_ERROR, format!("internal server error: {why}\n")),
             });
         }
         Some(whole(endpoint, &checks, query).await)
+    }
+
+    /// What counts for an endpoint.
+    fn of(&self, endpoint: &str) -> Vec<(String, Check)> {
+        let all = self.checks.read();
+        let patient = endpoint == "livez" && Instant::now() < *self.grace.read();
+        let asked = all.iter().filter(|(place, ..)| endpoint == "readyz" || *place != Where::Ready);
+        let good = || at_once(|| Ok(()));
+        asked.map(|(place, n, c)| (n.clone(), if patient && *place == Where::Start { good() } else { c.clone() })).collect()
     }
 }
 
@@ -217,7 +223,9 @@ async fn whole(endpoint: &str, checks: &[(String, Check)], query: &str) -> (Stat
             out.push_str(&format!("[+]{name} excluded: ok\n"));
             continue;
         }
-        match check().await {
+        let done = check().await;
+        slis::told(name, endpoint, done.is_ok());
+        match done {
             Ok(()) => out.push_str(&format!("[+]{name} ok\n")),
             Err(error) => {
                 failed = true;

@@ -1,5 +1,7 @@
 //! What happens -> `/metrics`, in Prometheus' text form under upstream's names (`apiserver/pkg/endpoints/metrics`).
 
+pub mod admission;
+pub(crate) mod store;
 mod stored;
 
 use std::{
@@ -9,12 +11,13 @@ use std::{
     future::ready,
     hash::{DefaultHasher, Hash, Hasher},
     sync::{
-        Arc,
-        atomic::{AtomicI64, AtomicU64, Ordering},
+        Arc, LazyLock,
+        atomic::{AtomicI64, Ordering},
     },
     time::Duration,
 };
 
+use api::metrics::{self, Family};
 use http::StatusCode;
 use parking_lot::{Mutex, RwLock};
 
@@ -31,9 +34,6 @@ pub struct Metrics {
     /// By a hash of what they count: a request looks its series up without writing the labels out.
     series: Mutex<HashMap<u64, Series>>,
     inflight: [AtomicI64; 2],
-    /// Good ones, and others.
-    authenticated: [AtomicU64; 2],
-    authorized: [AtomicU64; 2],
     gauges: RwLock<Vec<Gauge>>,
     parts: RwLock<Vec<Part>>,
 }
@@ -72,8 +72,23 @@ pub enum RequestKind {
     Mutating,
 }
 
+/// By the result: the good one, and the other.
+struct Often {
+    authenticated: [Counted; 2],
+    authorized: [Counted; 2],
+}
+
+/// Something that happens, and how long it takes.
+struct Counted {
+    total: Arc<metrics::Series>,
+    took: Arc<metrics::Series>,
+}
+
 /// Counts a request as in flight until dropped.
 pub struct InFlight(Arc<Metrics>, RequestKind);
+
+/// Prometheus' text form.
+pub(crate) const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8; escaping=underscores";
 
 /// Writes some lines of the page.
 type Part = Box<dyn Fn(&mut String) + Send + Sync>;
@@ -103,6 +118,39 @@ const BUCKETS: [f64; 23] =
     [0.005, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 15.0, 20.0, 30.0, 45.0, 60.0];
 /// `apiserver_request_sli_duration_seconds` has all but so many.
 const SLI_SKIPS: usize = 2;
+/// Seconds (`ExponentialBuckets(0.001, 2, 15)`).
+const AUTH_BUCKETS: &[f64] = &[0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512, 1.024, 2.048, 4.096, 8.192, 16.384];
+static AUTHENTICATED_USERS: Family =
+    Family::counter("authenticated_user_requests", "[ALPHA] Counter of authenticated requests broken out by username.", &["username"]);
+static AUTHENTICATED: Family = Family::counter("authentication_attempts", "[ALPHA] Counter of authenticated attempts.", &["result"]);
+static AUTHENTICATION: Family = Family::times(
+    "authentication_duration_seconds",
+    "[ALPHA] Authentication duration in seconds broken out by result.",
+    &["result"],
+    AUTH_BUCKETS,
+);
+static AUTHORIZED: Family = Family::counter(
+    "authorization_attempts_total",
+    "[ALPHA] Counter of authorization attempts broken down by result. It can be either 'allowed', 'denied', 'no-opinion' or 'error'.",
+    &["result"],
+);
+static AUTHORIZATION: Family = Family::times(
+    "authorization_duration_seconds",
+    "[ALPHA] Authorization duration in seconds broken out by result.",
+    &["result"],
+    AUTH_BUCKETS,
+);
+/// What every request counts in is looked up once.
+static OFTEN: LazyLock<Often> = LazyLock::new(|| Often {
+    authenticated: ["success", "error"]
+        .map(|result| Counted { total: AUTHENTICATED.with(&[result]), took: AUTHENTICATION.with(&[result]) }),
+    authorized: ["allowed", "no-opinion"].map(|result| Counted { total: AUTHORIZED.with(&[result]), took: AUTHORIZATION.with(&[result]) }),
+});
+static TERMINATIONS: Family = Family::counter(
+    "apiserver_request_terminations_total",
+    "[ALPHA] Number of requests which apiserver terminated in self-defense.",
+    &["component", "group", "resource", "scope", "subresource", "verb", "version", "code"],
+);
 /// Bytes; upstream's `apiserver_response_sizes`.
 const SIZES: [u64; 7] = [1000, 10_000, 100_000, 1_000_000, 10_000_000, 100_000_000, 1_000_000_000];
 
@@ -115,7 +163,7 @@ impl Metrics {
     pub fn routes(self: &Arc<Self>) -> Router {
         let metrics = self.clone();
         non_resource_routes(&["/metrics"], move |_| {
-            let page = wire::reply(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8; escaping=underscores", full(metrics.text()));
+            let page = wire::reply(StatusCode::OK, TEXT, full(metrics.text()));
             ready(Some(page))
         })
     }
@@ -130,6 +178,9 @@ impl Metrics {
         while all.get(&at).is_some_and(|series| !series.is_of(seen)) {
             at = at.wrapping_add(1);
         }
+        if matches!(seen.code, 429 | 504) {
+            seen.terminated();
+        }
         let series = all.entry(at).or_insert_with(|| Series::new(seen));
         series.count += 1;
         if seen.verb != "WATCH" {
@@ -140,14 +191,17 @@ impl Metrics {
         }
     }
 
-    /// Who it is was found out, or not (`recordAuthenticationMetrics`).
-    pub(crate) fn authenticated(&self, is_known: bool) {
-        self.authenticated[usize::from(!is_known)].fetch_add(1, Ordering::Relaxed);
+    /// Who it is was found out, or not (`recordAuthenticationMetrics`); `None` where it was not.
+    pub(crate) fn authenticated(user: Option<&str>, took: Duration) {
+        if let Some(user) = user {
+            AUTHENTICATED_USERS.count(&[compressed(user)]);
+        }
+        OFTEN.authenticated[usize::from(user.is_none())].add(took);
     }
 
     /// A request may be made, or not (`recordAuthorizationMetrics`).
-    pub(crate) fn authorized(&self, is_allowed: bool) {
-        self.authorized[usize::from(!is_allowed)].fetch_add(1, Ordering::Relaxed);
+    pub(crate) fn authorized(is_allowed: bool, took: Duration) {
+        OFTEN.authorized[usize::from(!is_allowed)].add(took);
     }
 
     /// What `engine` keeps is on the page.
@@ -182,7 +236,6 @@ impl Metrics {
         self.inflight_text(&mut out);
         self.durations_text(&mut out);
         self.sizes_text(&mut out);
-        self.auth_text(&mut out);
         head(
             &mut out,
             "apiserver_request_total",
@@ -199,6 +252,7 @@ impl Metrics {
             line(&mut out, gauge.name, (gauge.read)());
         }
         self.parts.read().iter().for_each(|write| write(&mut out));
+        api::metrics::text("", &mut out);
         head(
             &mut out,
             "kubernetes_build_info",
@@ -276,29 +330,26 @@ impl Metrics {
             line(out, &format!("{name}_count{{{labels}}}"), sizes.count as f64);
         }
     }
-
-    fn auth_text(&self, out: &mut String) {
-        let families = [
-            ("authentication_attempts", "Counter of authenticated attempts.", &self.authenticated, ["success", "error"]),
-            (
-                "authorization_attempts_total",
-                "Counter of authorization attempts broken down by result. It can be either 'allowed', 'denied', 'no-opinion' or 'error'.",
-                &self.authorized,
-                ["allowed", "no-opinion"],
-            ),
-        ];
-        for (name, help, counts, words) in families {
-            head(out, name, "counter", help);
-            for (count, word) in counts.iter().zip(words) {
-                line(out, &format!("{name}{{result=\"{word}\"}}"), count.load(Ordering::Relaxed) as f64);
-            }
-        }
-    }
 }
 
 impl<'a> Observed<'a> {
     fn names(&self) -> [&'a str; 6] {
         [self.group, self.resource, self.scope, self.subresource, self.verb, self.version]
+    }
+}
+
+impl Counted {
+    fn add(&self, took: Duration) {
+        self.total.add(1);
+        self.took.took(took);
+    }
+}
+
+impl Observed<'_> {
+    /// There were too many, or it took too long (`RecordRequestTermination`).
+    fn terminated(&self) {
+        let Self { group, resource, scope, subresource, verb, version, code, .. } = *self;
+        TERMINATIONS.count(&["apiserver", group, resource, scope, subresource, verb, version, &code.to_string()]);
     }
 }
 
@@ -382,6 +433,15 @@ impl Histogram {
     }
 }
 
+/// `compressUsername`: a few words for all names.
+fn compressed(user: &str) -> &str {
+    match user {
+        "admin" | "client" | "kube_proxy" | "kubelet" | "system:serviceaccount:kube-system:default" => user,
+        user if user.contains('@') => "email_id",
+        _ => "other",
+    }
+}
+
 pub(crate) fn head(out: &mut String, name: &str, typ: &str, help: &str) {
     let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {typ}");
 }
@@ -439,28 +499,40 @@ mod tests {
         metrics.observe(&seen, Duration::from_millis(70));
         metrics.gauge("skiff_test", "A test.", || 4.0);
         let guard = metrics.enter(RequestKind::Mutating);
-        metrics.authenticated(false);
-        metrics.authorized(true);
+        metrics.observe(&Observed { code: 429, ..named }, Duration::ZERO);
+        Metrics::authenticated(None, Duration::from_millis(3));
+        Metrics::authenticated(Some("a@b.test"), Duration::ZERO);
+        Metrics::authorized(true, Duration::from_millis(3));
         let text = metrics.text();
         let place = r#"component="apiserver",group="",resource="things",scope="resource",subresource="",verb="GET",version="v1""#;
         let labels =
             r#"component="apiserver",dry_run="",group="",resource="things",scope="resource",subresource="",verb="GET",version="v1""#;
         for line in [
             format!("apiserver_request_total{{{labels},code=\"200\"}} 2"),
-            format!("apiserver_request_duration_seconds_bucket{{{labels},le=\"0.05\"}} 1"),
-            format!("apiserver_request_duration_seconds_bucket{{{labels},le=\"+Inf\"}} 2"),
-            format!("apiserver_request_duration_seconds_bucket{{{labels},le=\"0.005\"}} 0"),
-            format!("apiserver_request_sli_duration_seconds_bucket{{{place},le=\"0.05\"}} 1"),
-            format!("apiserver_request_sli_duration_seconds_count{{{place}}} 2"),
+            format!("apiserver_request_duration_seconds_bucket{{{labels},le=\"0.05\"}} 2"),
+            format!("apiserver_request_duration_seconds_bucket{{{labels},le=\"+Inf\"}} 3"),
+            format!("apiserver_request_duration_seconds_bucket{{{labels},le=\"0.005\"}} 1"),
+            format!("apiserver_request_sli_duration_seconds_bucket{{{place},le=\"0.05\"}} 2"),
+            format!("apiserver_request_sli_duration_seconds_count{{{place}}} 3"),
             format!("apiserver_response_sizes_bucket{{{place},le=\"1000\"}} 0"),
             format!("apiserver_response_sizes_bucket{{{place},le=\"1e+06\"}} 2"),
             format!("apiserver_response_sizes_sum{{{place}}} 4000"),
-            "authentication_attempts{result=\"error\"} 1".into(),
-            "authorization_attempts_total{result=\"allowed\"} 1".into(),
+            format!("apiserver_request_terminations_total{{{place},code=\"429\"}} 1"),
             "apiserver_current_inflight_requests{request_kind=\"mutating\"} 1".into(),
             "skiff_test 4".into(),
         ] {
             assert!(text.lines().any(|l| l == line), "{line}\n{text}");
+        }
+        // Other tests count in the same series.
+        for name in [
+            "authentication_attempts{result=\"error\"} ",
+            "authentication_duration_seconds_bucket{result=\"error\",le=\"0.004\"} ",
+            "authenticated_user_requests{username=\"email_id\"} ",
+            "authorization_attempts_total{result=\"allowed\"} ",
+            "authorization_duration_seconds_count{result=\"allowed\"} ",
+        ] {
+            let count = text.lines().find_map(|line| line.strip_prefix(name));
+            assert!(count.is_some_and(|count| count != "0"), "{name}\n{text}");
         }
         assert!(!text.contains("sli_duration_seconds_bucket{component=\"apiserver\",group=\"\",resource=\"things\",scope=\"resource\",subresource=\"\",verb=\"GET\",version=\"v1\",le=\"0.005\"}"));
         let memory = text.lines().find_map(|l| l.strip_prefix("process_resident_memory_bytes ")).unwrap();

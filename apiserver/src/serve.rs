@@ -4,13 +4,14 @@ use std::{
     convert::Infallible,
     net::SocketAddr,
     pin::{Pin, pin},
-    sync::Arc,
+    sync::{Arc, LazyLock},
     task::{Context, Poll},
     time::Duration,
 };
 
 use api::{
     Status,
+    metrics::{Family, Series},
     seats::{Held, Limits, Patience, Seat, Seats, Socket, Standing, bound_unsent},
     task::Group,
     time::Timestamp,
@@ -283,6 +284,30 @@ impl Goaway {
     }
 }
 
+/// Seconds that client certificates are still good for (`pkg/authentication/request/x509`).
+static LEFT: LazyLock<Arc<Series>> = LazyLock::new(|| CERTIFICATES.with(&[]));
+static CERTIFICATES: Family = Family::sizes(
+    "apiserver_client_certificate_expiration_seconds",
+    "[ALPHA] Distribution of the remaining lifetime on the certificate used to authenticate a request.",
+    &[],
+    &[
+        0.0,
+        1800.0,
+        3600.0,
+        7200.0,
+        21_600.0,
+        43_200.0,
+        86_400.0,
+        172_800.0,
+        345_600.0,
+        604_800.0,
+        2_592_000.0,
+        7_776_000.0,
+        15_552_000.0,
+        31_104_000.0,
+    ],
+);
+
 type Answer = Pin<Box<dyn Future<Output = Result<http::Response<Held<Body>>, Infallible>> + Send>>;
 
 impl<S> Door<S>
@@ -298,9 +323,13 @@ where
         if let Some(goaway) = &self.goaway {
             goaway.draw();
         }
+        let now = Timestamp::now().as_second();
         let certificate = match self.shown.as_ref() {
             Shown::Nothing => None,
-            Shown::Good { user, not_after } if *not_after >= Timestamp::now().as_second() => Some(user.clone()),
+            Shown::Good { user, not_after } if *not_after >= now => {
+                LEFT.size(u64::try_from(not_after - now).unwrap_or_default());
+                Some(user.clone())
+            }
             // Another credential may still speak for the caller; without one the bad certificate decides.
             _ if has_token(&request) || proxy.is_some() => None,
             _ => return Box::pin(std::future::ready(Ok(unauthorized().map(|body| Held::new(body, work))))),

@@ -275,6 +275,8 @@ impl Server {
         let _ = writeln!(out, "kubelet_running_containers{{container_state=\"running\"}} {running}");
         let _ = writeln!(out, "kubelet_running_containers{{container_state=\"exited\"}} {stopped}");
         self.node.metrics.render(&mut out);
+        // The rest of what the process counts is on its API server's page, where it has one.
+        api::metrics::text("rest_client_", &mut out);
         out
     }
 }

@@ -36,6 +36,7 @@ mod taints;
 mod terms;
 #[cfg(test)]
 mod tests;
+mod told;
 mod topology;
 
 /// Binds pods with `schedulerName: default-scheduler` until the group stops.

@@ -43,6 +43,17 @@ pub struct Queue {
 pub struct QueuedPodInfo {
     pub info: Arc<PodInfo>,
     pub attempts: u32,
+    /// Since when it waits for a node.
+    pub since: Instant,
+}
+
+/// How many pods wait, and for what.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pending {
+    pub active: usize,
+    pub backoff: usize,
+    pub unschedulable: usize,
+    pub gated: usize,
 }
 
 /// How a try ended that did not bind.
@@ -62,6 +73,7 @@ pub enum Ended {
 struct Entry {
     info: Arc<PodInfo>,
     attempts: u32,
+    since: Instant,
     /// The last try.
     tried: Option<Instant>,
     sub_queue: SubQueue,
@@ -132,7 +144,7 @@ impl Queue {
         let key = info.key.clone();
         let Some(entry) = self.entries.get_mut(&key).filter(|e| e.info.uid == info.uid) else {
             self.remove(&key);
-            return self.insert(QueuedPodInfo { info, attempts: 0 }, None, BTreeSet::new(), now);
+            return self.insert(QueuedPodInfo { info, attempts: 0, since: now }, None, BTreeSet::new(), now);
         };
         let old = std::mem::replace(&mut entry.info, info);
         let changed = old.pod.spec != entry.info.pod.spec || old.labels() != entry.info.labels();
@@ -148,6 +160,21 @@ impl Queue {
     pub fn remove(&mut self, key: &Key) -> Option<Arc<PodInfo>> {
         self.wait_no_more(key);
         self.entries.remove(key).map(|e| e.info)
+    }
+
+    /// Looks at each pod that waits.
+    pub fn pending(&self) -> Pending {
+        let mut pending = Pending::default();
+        for entry in self.entries.values() {
+            let of_its_kind = match entry.sub_queue {
+                SubQueue::Active => &mut pending.active,
+                SubQueue::Backoff { .. } => &mut pending.backoff,
+                SubQueue::Gated => &mut pending.gated,
+                SubQueue::Unschedulable | SubQueue::Preempting { .. } | SubQueue::Permitting { .. } => &mut pending.unschedulable,
+            };
+            *of_its_kind += 1;
+        }
+        pending
     }
 
     /// The next pod; it leaves the queue until [`Queue::back`].
@@ -247,6 +274,7 @@ impl Queue {
         let entry = Entry {
             info: tried.info,
             attempts: tried.attempts,
+            since: tried.since,
             tried: at,
             sub_queue: SubQueue::Active,
             stamp: 0,
@@ -266,8 +294,9 @@ impl Queue {
         let mut kin = format!("{preempts}{unschedulable_plugins:?}{}", tried.info.about_others()).into_bytes();
         kin.append(&mut signature(self.plugins, &tried.info));
         let kin: Arc<[u8]> = kin.into();
-        let (info, attempts) = (tried.info, tried.attempts);
-        let entry = Entry { info, attempts, tried: Some(now), sub_queue, stamp, unschedulable_plugins, kin: Some(kin.clone()), preempts };
+        let QueuedPodInfo { info, attempts, since } = tried;
+        let (tried, kept) = (Some(now), Some(kin.clone()));
+        let entry = Entry { info, attempts, since, tried, sub_queue, stamp, unschedulable_plugins, kin: kept, preempts };
         self.entries.insert(key.clone(), entry);
         self.unschedulable_pods.entry(kin).or_default().insert(key.clone());
         self.flush.push_back((now, self.stamp, key));
@@ -359,7 +388,7 @@ impl Queue {
 
     fn take(&mut self, key: &Key) -> Option<QueuedPodInfo> {
         let entry = self.entries.remove(key)?;
-        Some(QueuedPodInfo { info: entry.info, attempts: entry.attempts + 1 })
+        Some(QueuedPodInfo { info: entry.info, attempts: entry.attempts + 1, since: entry.since })
     }
 }
 

@@ -36,8 +36,10 @@ use crate::{
     plugins::PLUGINS,
     pod::{PodInfo, SCHEDULER, node_of},
     preemption::Preemption,
+    queue::Pending,
     siblings::Siblings,
     state::{Binding, State, Todo},
+    told,
 };
 
 /// Writes (bindings and others) that are under way at the same time.
@@ -65,6 +67,8 @@ fn start_with(plugins: Plugins, client: kube::Client, caches: &Caches, group: &G
     });
     let (nodes, namespaces) = (caches.of(), caches.of());
     scheduler.clone().wire(&nodes, &namespaces);
+    let followed = Arc::downgrade(&scheduler);
+    told::follow(move || followed.upgrade().map(|scheduler| scheduler.pending()));
     group.spawn_loop(SCHEDULER, Box::pin(scheduler.clone().run(nodes, namespaces)));
     scheduler
 }
@@ -144,7 +148,16 @@ impl Scheduler {
     }
 
     fn next(&self) -> Option<Todo> {
-        self.state.lock().next(Instant::now(), |pod| self.siblings.of(pod), rand::random())
+        let began = Instant::now();
+        let todo = self.state.lock().next(began, |pod| self.siblings.of(pod), rand::random());
+        if let Some(todo) = &todo {
+            told::decided(todo, began.elapsed());
+        }
+        todo
+    }
+
+    fn pending(&self) -> Pending {
+        self.state.lock().queue.pending()
     }
 
     async fn caught(&self, todo: Todo) {
@@ -177,6 +190,7 @@ impl Scheduler {
         };
         self.say(info, "Unschedulable", &refused.message, info.nominated(), nominated).await;
         if let Nomination::Preempt(preemption) = refused.nomination {
+            told::preempts(preemption.victims.len());
             let outcome = self.preempt(info, preemption).await;
             self.state.lock().queue.preempted(&info.key, outcome, Instant::now());
             self.woken.notify_one();

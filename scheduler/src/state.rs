@@ -62,6 +62,8 @@ pub struct Binding {
     pub prepared: bool,
     /// While it waited something changed that could help it, were it rejected.
     pub helped: bool,
+    /// When its try began.
+    pub began: Instant,
 }
 
 impl Default for State {
@@ -106,7 +108,7 @@ impl State {
     }
 
     fn decide(&mut self, tried: QueuedPodInfo, siblings: Option<Labels>, random: u64) -> Todo {
-        let info = tried.info.clone();
+        let (info, began) = (tried.info.clone(), Instant::now());
         let ask = Ask::new(self.plugins, &mut self.snapshot, info.clone(), siblings.as_ref());
         let class = self.memo.class(&self.snapshot, &ask);
         match plan(&self.snapshot, class, &ask, random) {
@@ -114,7 +116,7 @@ impl State {
                 self.snapshot.nominate(&info, None);
                 self.snapshot.assume(info, &node);
                 let (state, pre_binds) = (ask.state, BindingPlugins::default());
-                self.reserve(Box::new(Binding { tried, node, state, pre_binds, waiting: None, prepared: false, helped: false }))
+                self.reserve(Box::new(Binding { tried, node, state, pre_binds, waiting: None, prepared: false, helped: false, began }))
             }
             Outcome::Refused(refused) => {
                 let plugins = refused.plugins.clone();

@@ -41,7 +41,7 @@ fn time(text: &str) -> Result<Duration, String> {
     Some(Duration::from_nanos(nanos)).filter(|time| *time <= DAY).ok_or_else(|| "at most a day (24h)".to_owned())
 }
 
-fn some_time(text: &str) -> Result<Duration, String> {
+pub(super) fn some_time(text: &str) -> Result<Duration, String> {
     time(text).and_then(|time| if time.is_zero() { Err("it must be positive".to_owned()) } else { Ok(time) })
 }
 

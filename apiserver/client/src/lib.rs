@@ -11,6 +11,7 @@ pub mod node_cache;
 mod objects;
 pub mod pods;
 mod retry;
+mod told;
 pub mod transport;
 pub mod trust;
 pub mod tunnel;

@@ -15,6 +15,8 @@ use http::{
 use kube::{Client, client::Body};
 use tower::{BoxError, Service, ServiceExt};
 
+use crate::told;
+
 /// How often one request is repeated (client-go's `maxRetries`).
 const RETRIES_MAX: u32 = 10;
 /// No server's word makes us wait longer; ours says half a minute at most.
@@ -103,6 +105,7 @@ where
         let Some(copy) = copy(&request) else { break };
         let answer = once(&mut service, request).await?;
         let Some(wait) = wait_of(&answer) else { return Ok(answer) };
+        told::repeated(answer.status(), copy.method(), copy.uri());
         drop(answer);
         tokio::time::sleep(wait).await;
         request = copy;
@@ -115,11 +118,14 @@ where
     S: Service<Request<Body>, Response = Response<B>>,
     S::Error: Into<BoxError>,
 {
+    let asked = told::Asked::new(&request);
     let answer = async { service.ready().await?.call(request).await };
-    match tokio::time::timeout(HEAD_BOUND, answer).await {
+    let answer = match tokio::time::timeout(HEAD_BOUND, answer).await {
         Ok(answer) => answer.map_err(Into::into),
         Err(_) => Err("the API server did not answer in time".into()),
-    }
+    };
+    asked.ended(answer.as_ref().ok().map(Response::status));
+    answer
 }
 
 fn copy(request: &Request<Body>) -> Option<Request<Body>> {

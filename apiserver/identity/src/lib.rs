@@ -3,6 +3,7 @@
 //! What is verified from memory (client certificates, service-account tokens, RBAC, Node) stands in `kinds`; the front door puts both into one chain.
 //! Sources: `pkg/kubeapiserver/{authenticator,authorizer,options}`, apiserver `plugin/pkg/{authenticator,authorizer}`, `pkg/apis/apiserver`.
 
+mod audit_webhook;
 mod authentication;
 mod authorization;
 mod cache;
@@ -18,6 +19,7 @@ mod token_webhook;
 mod webhook_authorizer;
 mod webhook_config;
 
+pub use audit_webhook::{AuditWebhook, AuditWebhookConfig};
 pub use authentication::{AuthenticationConfig, Jwts};
 pub use authorization::{AlwaysAllow, AlwaysDeny, AuthorizationConfig, AuthorizerConfig, BuiltIn, Chain, Type};
 pub use duration::parse as duration;

@@ -5,6 +5,7 @@
 use std::{fmt, future::Future, path::Path, pin::Pin, sync::Arc, time::Duration};
 
 use api::task::Group;
+use bytes::Bytes;
 use http::{Method, Request, StatusCode, Uri, header, request};
 use http_body_util::{BodyExt, Limited};
 use kube::{
@@ -134,6 +135,15 @@ impl Remote {
         Err(failed("no attempt was made"))
     }
 
+    /// Posts JSON once; what is answered to it is no matter.
+    ///
+    /// # Errors
+    /// There is no answer, or a refusal.
+    pub async fn send(&self, body: Bytes, bound: Duration) -> Result<(), Unanswered> {
+        let request = Request::post(&self.path).header(header::CONTENT_TYPE, "application/json");
+        self.within(bound, self.ask(request, body)).await.map(drop)
+    }
+
     /// # Errors
     /// There is no answer, or one that is no 200.
     pub async fn get(&self, bearer: Option<&str>, bound: Duration) -> Result<Vec<u8>, Unanswered> {
@@ -153,11 +163,12 @@ impl Remote {
         timeout(bound, turn).await.unwrap_or_else(|_| Err(failed("context deadline exceeded")))
     }
 
-    async fn ask(&self, request: request::Builder, body: Vec<u8>) -> Result<Vec<u8>, Unanswered> {
+    async fn ask(&self, request: request::Builder, body: impl Into<Bytes>) -> Result<Vec<u8>, Unanswered> {
         let request = request
             .header(header::ACCEPT, "application/json, */*")
             .header(header::USER_AGENT, concat!("kube-apiserver skiff/", env!("CARGO_PKG_VERSION")));
-        let request = request.body(Body::from(body)).map_err(failed)?;
+        let body: Bytes = body.into();
+        let request = request.body(Body::from(body.to_vec())).map_err(failed)?;
         let answer = self.client.send(request).await.map_err(|error| {
             let why = chained(&error);
             Unanswered { is_passing: why.contains("onnection reset"), why }

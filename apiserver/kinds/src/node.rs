@@ -13,7 +13,7 @@ use apiserver::kind::{Column, Ctx, Field, Kind, MetaCheck, Name, Scope, Storage,
 use serde_json::{Value, json};
 
 use crate::{
-    common::{self, Path, Read, edit, name_rules, read, table, well_formed},
+    common::{self, Path, Read, edit, name_rules, read, resources::canonical_list, table, well_formed},
     net,
 };
 
@@ -63,6 +63,8 @@ impl Strategy for Nodes {
             pair_pod_cidrs(spec);
         }
         let Some(status) = edit::child(object, "status") else { return };
+        canonical_list(status, "capacity");
+        canonical_list(status, "allocatable");
         if let Some(capacity) = status.at("capacity").cloned() {
             edit::default_to(status, "allocatable", capacity);
         }

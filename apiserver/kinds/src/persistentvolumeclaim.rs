@@ -63,6 +63,12 @@ pub fn default_spec(spec: &mut Value) {
     }
 }
 
+/// What defaulting does to a claim's status wherever one stands.
+pub fn default_status(status: &mut Value) {
+    canonical_list(status, "capacity");
+    canonical_list(status, "allocatedResources");
+}
+
 /// `GetPersistentVolumeClaimClass`; a PersistentVolume's class is found so, too.
 pub fn class(object: &Value) -> &str {
     match object.at("metadata").at("annotations").at(CLASS_ANNOTATION).and_then(Value::as_str) {
@@ -87,10 +93,7 @@ struct Claims;
 impl Strategy for Claims {
     fn default(&self, object: &mut Value) {
         make_child(object, "spec").into_iter().for_each(default_spec);
-        if let Some(status) = child(object, "status") {
-            canonical_list(status, "capacity");
-            canonical_list(status, "allocatedResources");
-        }
+        child(object, "status").into_iter().for_each(default_status);
     }
 
     fn prepare_create(&self, _ctx: &Ctx<'_>, object: &mut Value) {

@@ -7,7 +7,7 @@ use apiserver::kind::{Column, Finalizers, Kind, MetaCheck, Scope, Strategy};
 use serde_json::Value;
 
 use crate::{
-    common::{self, Path, Read, edit, name_rules, read, resources, selector, table, unchanged, well_formed},
+    common::{self, Path, Read, edit, name_rules, read, selector, table, unchanged, well_formed},
     pod,
     schema::internal,
 };
@@ -34,9 +34,6 @@ impl Strategy for RuntimeClasses {
     fn default(&self, object: &mut Value) {
         // A Go string without `omitempty`: it is always written.
         edit::default_to(object, "handler", "");
-        if let Some(overhead) = edit::child(object, "overhead") {
-            resources::canonical_list(overhead, "podFixed");
-        }
     }
 
     fn validate(&self, object: &Value, causes: &mut FieldErrors) {

@@ -151,7 +151,10 @@ fn default_claim(template: &mut Value) {
     set(template, "kind", "PersistentVolumeClaim");
     make_child(template, "metadata");
     make_child(template, "spec").into_iter().for_each(claim::default_spec);
-    make_child(template, "status").into_iter().for_each(|status| default_text(status, "phase", "Pending"));
+    if let Some(status) = make_child(template, "status") {
+        default_text(status, "phase", "Pending");
+        claim::default_status(status);
+    }
 }
 
 /// `dropStatefulSetDisabledFields`: `maxUnavailable` is alpha, and off.

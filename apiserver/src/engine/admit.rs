@@ -1,6 +1,11 @@
 //! The admission chain that every write passes: those who change it, then those who only say no. Source: apiserver `pkg/admission/chain.go`,
 //! `reinvocation.go`.
 
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::Instant,
+};
+
 use api::Status;
 use serde_json::Value;
 
@@ -10,16 +15,24 @@ use super::{
 };
 use crate::{
     fields::{self, Typ},
-    identity::{Operation, Reinvocation, Review, Reviewed},
+    identity::{Admission, Operation, Reinvocation, Review, Reviewed},
     kind::Kind,
+    metrics::admission::{self, Step},
     schema::FieldValidation,
 };
 
 /// The mutating half. Where a plugin asks for it, all are asked once more, as what came after it may have changed what it decided on.
-pub(crate) async fn mutate(ctx: &Ctx<'_>, mut object: Option<&mut Value>, old: Option<&Value>) -> Result<(), Status> {
+pub(crate) async fn mutate(ctx: &Ctx<'_>, object: Option<&mut Value>, old: Option<&Value>) -> Result<(), Status> {
     if ctx.origin == Origin::Action {
         return Ok(());
     }
+    let began = Instant::now();
+    let done = mutate_all(ctx, object, old).await;
+    admission::step(Step::Admit, ctx.operation, done.is_err(), began.elapsed());
+    done
+}
+
+async fn mutate_all(ctx: &Ctx<'_>, mut object: Option<&mut Value>, old: Option<&Value>) -> Result<(), Status> {
     let mut reinvocation = Reinvocation::default();
     pass(ctx, object.as_deref_mut(), old, &mut reinvocation).await?;
     if reinvocation.begin_again() {
@@ -29,9 +42,13 @@ pub(crate) async fn mutate(ctx: &Ctx<'_>, mut object: Option<&mut Value>, old: O
 }
 
 async fn pass(ctx: &Ctx<'_>, mut object: Option<&mut Value>, old: Option<&Value>, reinvocation: &mut Reinvocation) -> Result<(), Status> {
-    for plugin in &ctx.engine.auth.admission {
+    let mut told = Telling::new(ctx, Step::Admit);
+    for (at, plugin) in ctx.engine.auth.admission.iter().enumerate() {
         let object = object.as_deref_mut().map_or(Reviewed::Nothing, Reviewed::Admitted);
-        plugin.admit(&mut Review { ctx, object, old, reinvocation }).await?;
+        let mut review = Review { ctx, object, old, reinvocation, is_passed_over: AtomicBool::new(false) };
+        let done = plugin.admit(&mut review).await;
+        told.plugin(at, &**plugin, &review, done.is_err());
+        done?;
     }
     Ok(())
 }
@@ -43,11 +60,41 @@ pub(crate) async fn validate(ctx: &Ctx<'_>, object: Option<&Value>, old: Option<
     }
     let mut reinvocation = Reinvocation::default();
     let object = object.map_or(Reviewed::Nothing, Reviewed::Validated);
-    let review = Review { ctx, object, old, reinvocation: &mut reinvocation };
-    for plugin in &ctx.engine.auth.admission {
-        plugin.validate(&review).await?;
+    let review = Review { ctx, object, old, reinvocation: &mut reinvocation, is_passed_over: AtomicBool::new(false) };
+    let mut told = Telling::new(ctx, Step::Validate);
+    let began = told.since;
+    let mut done = Ok(());
+    for (at, plugin) in ctx.engine.auth.admission.iter().enumerate() {
+        done = plugin.validate(&review).await;
+        told.plugin(at, &**plugin, &review, done.is_err());
+        if done.is_err() {
+            break;
+        }
     }
-    Ok(())
+    admission::step(Step::Validate, ctx.operation, done.is_err(), told.since - began);
+    done
+}
+
+/// How long each plugin takes. The clock is read once for each: where one ends, the next begins.
+struct Telling<'c> {
+    ctx: &'c Ctx<'c>,
+    step: Step,
+    since: Instant,
+}
+
+impl<'c> Telling<'c> {
+    fn new(ctx: &'c Ctx<'c>, step: Step) -> Self {
+        Self { ctx, step, since: Instant::now() }
+    }
+
+    fn plugin(&mut self, at: usize, plugin: &dyn Admission, review: &Review<'_>, is_rejected: bool) {
+        if review.is_passed_over.swap(false, Ordering::Relaxed) {
+            return;
+        }
+        let now = Instant::now();
+        self.ctx.engine.admission_told.plugin(at, plugin, self.step, self.ctx.operation, is_rejected, now - self.since);
+        self.since = now;
+    }
 }
 
 /// An object of `kind` with what an apply configuration says put over it, which nobody comes to own (`ApplyStructuredMergeDiff`).

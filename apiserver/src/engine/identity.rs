@@ -3,7 +3,10 @@
 use std::{
     any::Any,
     collections::{BTreeMap, HashMap},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use api::{
@@ -201,6 +204,14 @@ pub struct Review<'a> {
     pub object: Reviewed<'a>,
     pub old: Option<&'a Value>,
     pub reinvocation: &'a mut Reinvocation,
+    /// The plugin that was asked last does not do this half at all: it is not counted.
+    pub(crate) is_passed_over: AtomicBool,
+}
+
+impl Review<'_> {
+    fn pass_over(&self) {
+        self.is_passed_over.store(true, Ordering::Relaxed);
+    }
 }
 
 /// Whether the plugins that change objects are asked a second time (`reinvocation.go`), and what each remembers of the first. There is no third.
@@ -269,14 +280,28 @@ pub enum Operation {
     Connect,
 }
 
+impl Operation {
+    /// As rules and requests of webhooks name it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Create => "CREATE",
+            Self::Update => "UPDATE",
+            Self::Delete => "DELETE",
+            Self::Connect => "CONNECT",
+        }
+    }
+}
+
 /// One admission plugin. `admit` may change the object; `validate` runs when all have. A refusal is a 403 in upstream's words.
 #[async_trait]
 pub trait Admission: Send + Sync {
     fn name(&self) -> &'static str;
-    async fn admit(&self, _review: &mut Review<'_>) -> Result<(), Status> {
+    async fn admit(&self, review: &mut Review<'_>) -> Result<(), Status> {
+        review.pass_over();
         Ok(())
     }
-    async fn validate(&self, _review: &Review<'_>) -> Result<(), Status> {
+    async fn validate(&self, review: &Review<'_>) -> Result<(), Status> {
+        review.pass_over();
         Ok(())
     }
     /// Called once before serving: the plugin begins to follow what it looks at ([`View`](crate::engine::View)).

@@ -68,8 +68,9 @@ pub(super) async fn identified(
     parts: &mut Parts,
     allotted: Allotted,
 ) -> Result<Identified, Status> {
+    let arrived = Instant::now();
     let authenticated = allotted.bounds(auth::authenticate(&front.engine, parts)).await;
-    front.metrics.authenticated(authenticated.is_ok());
+    Metrics::authenticated(authenticated.as_ref().ok().map(|user| user.name.as_str()), arrived.elapsed());
     let sender = match authenticated {
         Ok(user) => user,
         Err(status) => {

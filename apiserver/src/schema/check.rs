@@ -296,13 +296,10 @@ impl Walk<'_> {
         if let Value::Number(number) = value {
             *value = Value::String(number.to_string());
         }
-        match api::quantity::Quantity::parse(value.as_str().unwrap_or("{}").trim()) {
-            Ok(quantity) => {
-                let text = quantity.to_string();
-                if value.as_str() != Some(&text) {
-                    *value = Value::String(text);
-                }
-            }
+        let text = value.as_str().unwrap_or("{}");
+        match api::quantity::written_of_json(text).map(|written| (written != text).then(|| written.into_owned())) {
+            Ok(None) => {}
+            Ok(Some(written)) => *value = Value::String(written),
             Err(why) => self.fail(Some(why.to_owned())),
         }
     }

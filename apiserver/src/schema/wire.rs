@@ -80,6 +80,8 @@ pub enum WireError {
     NoKind(String, String),
     #[error("the content encoding {0:?} is not supported")]
     Encoding(String),
+    #[error("{0}")]
+    Quantity(&'static str),
 }
 
 impl Wire {
@@ -318,7 +320,7 @@ impl Walk<'_> {
             Type::Double => f64::from_bits(payload.number(name)?).into(),
             Type::Time => moment(payload.bytes(name)?)?.map_or(Value::Null, |at| rfc3339(at).into()),
             Type::MicroTime => moment(payload.bytes(name)?)?.map_or(Value::Null, |at| rfc3339_micro(at).into()),
-            Type::Quantity => first_text(payload.bytes(name)?)?.into(),
+            Type::Quantity => quantity(payload.bytes(name)?)?.into(),
             Type::IntOrString => int_or_string(payload.bytes(name)?)?,
             // The bytes of embedded JSON are the first field of its message.
             Type::Any => serde_json::from_str(&first_text(payload.bytes(name)?)?).unwrap_or(Value::Null),
@@ -369,6 +371,17 @@ fn first_text(bytes: &[u8]) -> Result<String, WireError> {
         }
     }
     Ok(String::new())
+}
+
+/// Spaces around it are not trimmed here (`Quantity.Unmarshal` in apimachinery `pkg/api/resource/quantity_proto.go`). What is good comes into canonical form
+/// where types are checked.
+fn quantity(bytes: &[u8]) -> Result<String, WireError> {
+    if bytes.is_empty() {
+        return Ok("0".into());
+    }
+    let text = first_text(bytes)?;
+    api::quantity::written(&text).map_err(WireError::Quantity)?;
+    Ok(text)
 }
 
 fn int_or_string(bytes: &[u8]) -> Result<Value, WireError> {

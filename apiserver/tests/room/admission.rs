@@ -88,6 +88,16 @@ async fn a_plugin_sees_what_came_after_it_once_and_no_third_time() {
     blue["spec"]["colour"] = json!("blue");
     assert_eq!(room.put(&format!("{THINGS}/a"), &blue).await.ok(200)["spec"]["size"], 12);
     assert_eq!(sizes.0.load(Ordering::SeqCst), 2);
+    let mut page = String::new();
+    api::metrics::text("apiserver_admission_", &mut page);
+    let counted = "apiserver_admission_controller_admission_duration_seconds_count{name=\"Sizes\",type=\"admit\",operation=\"UPDATE\",rejected=\"false\"}";
+    assert!(page.contains(counted), "{page}");
+    assert!(
+        page.contains(
+            "apiserver_admission_step_admission_duration_seconds_count{type=\"validate\",operation=\"CREATE\",rejected=\"false\"}"
+        )
+    );
+    assert!(!page.contains("name=\"Sizes\",type=\"validate\""), "it does not validate");
 }
 
 #[tokio::test]

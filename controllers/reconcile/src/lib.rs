@@ -11,6 +11,7 @@ mod queue;
 mod runner;
 pub mod selectors;
 mod still;
+mod told;
 
 pub use action::{Action, PatchType, Plan, Propagation, reference};
 pub use ownership::{Claimed, Owner, claim, controller_of};

@@ -198,7 +198,7 @@ impl Ran {
 
 impl<C: Controller> Runner<C> {
     async fn run(self) {
-        let wake = wake_on(self.unreadable.clone());
+        let wake = wake_on(self.this.name(), self.unreadable.clone());
         self.this.watches(&wake);
         let waits = std::mem::take(&mut *wake.synced.lock());
         futures::future::join_all(waits).await;
@@ -333,8 +333,8 @@ impl Wake {
     }
 }
 
-pub(crate) fn wake_on(unreadable: Arc<Mutex<HashMap<GroupResource, Unreadable>>>) -> Wake {
-    Wake { queue: Arc::default(), revisions: Mutex::default(), own: Mutex::default(), unreadable, synced: Mutex::default() }
+pub(crate) fn wake_on(controller: &'static str, unreadable: Arc<Mutex<HashMap<GroupResource, Unreadable>>>) -> Wake {
+    Wake { queue: Queue::of(controller), revisions: Mutex::default(), own: Mutex::default(), unreadable, synced: Mutex::default() }
 }
 
 pub(crate) fn rest_of(weight: usize) -> Duration {

@@ -23,7 +23,7 @@ pub struct Still<C> {
 
 impl<C: Controller> Still<C> {
     pub fn new(this: C) -> Self {
-        let wake = wake_on(Arc::default());
+        let wake = wake_on("still", Arc::default());
         this.watches(&wake);
         Self { this, wake }
     }

@@ -14,6 +14,7 @@ pub mod field_errors;
 pub mod flight;
 mod hex;
 pub mod human;
+pub mod metrics;
 pub mod name_rules;
 pub mod names;
 pub mod preflight;

@@ -1,13 +1,22 @@
 //! Quantities: `100m`, `1.5Gi`, `2e3` -> exact numbers, and back into canonical form.
 //!
-//! Source: apimachinery `pkg/api/resource/quantity.go`. Values are kept in nano-units (10^-9) of an `i128`, which holds every value upstream keeps.
+//! Source: apimachinery `pkg/api/resource/{quantity,suffix,amount}.go`. Values are kept in nano-units (10^-9) of an `i128`; what is larger saturates.
 
-use std::fmt;
+mod read;
 
-/// The regular expression that upstream's error message quotes.
+use std::{borrow::Cow, fmt};
+
+use self::read::Read;
+
+/// Where a text does not look like a quantity (`ErrFormatWrong`).
 pub const RULE: &str = "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'";
+/// Where its number is none (`ErrNumeric`).
+pub const NUMERIC: &str = "unable to parse numeric part of quantity";
+/// Where its suffix is none (`ErrSuffix`).
+pub const SUFFIX: &str = "unable to parse quantity's suffix";
 
 const NANO: i128 = 1_000_000_000;
+const MILLI: i128 = 1_000_000;
 
 /// A number with the suffix family it was written in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,15 +32,28 @@ enum Format {
     Exponent,
 }
 
+/// The text that Go writes of a quantity that it has read: in canonical form, or as it came where its parser thinks that it is.
+///
+/// # Errors
+/// [`RULE`], [`NUMERIC`] or [`SUFFIX`], where the text is no quantity.
+pub fn written(text: &str) -> Result<Cow<'_, str>, &'static str> {
+    Read::of(text).map(Read::written)
+}
+
+/// [`written`], as the value in a JSON document (`UnmarshalJSON`): spaces around it are nothing. Go looks before it takes escapes for what they stand for, so
+/// that a tab or a line's end is not trimmed.
+///
+/// # Errors
+/// As [`written`].
+pub fn written_of_json(text: &str) -> Result<Cow<'_, str>, &'static str> {
+    written(text.trim_matches(|c: char| c.is_whitespace() && !c.is_ascii_control()))
+}
+
 impl Quantity {
     /// # Errors
-    /// [`RULE`], where the text is no quantity.
+    /// [`RULE`], [`NUMERIC`] or [`SUFFIX`], where the text is no quantity.
     pub fn parse(text: &str) -> Result<Self, &'static str> {
-        let end = text.find(|c: char| !(c.is_ascii_digit() || "+-.".contains(c))).unwrap_or(text.len());
-        let (number, suffix) = text.split_at(end);
-        let (multiplier, divisor, format) = scale(suffix).ok_or(RULE)?;
-        let nano = decimal_nano(number, multiplier, divisor).ok_or(RULE)?;
-        Ok(Self { nano, format })
+        Read::of(text).map(|read| Self { nano: read.nano(), format: read.format() })
     }
 
     pub fn from_units(units: i64) -> Self {
@@ -43,7 +65,7 @@ impl Quantity {
     }
 
     pub fn from_milli(milli: i64) -> Self {
-        Self { nano: i128::from(milli) * 1_000_000, format: Format::Decimal }
+        Self { nano: i128::from(milli) * MILLI, format: Format::Decimal }
     }
 
     /// Whole units, rounded up (upstream's `Value`), saturating.
@@ -53,7 +75,14 @@ impl Quantity {
 
     /// Thousandths, rounded up (upstream's `MilliValue`), saturating.
     pub fn milli(self) -> i64 {
-        saturate(ceil_div(self.nano, 1_000_000))
+        saturate(ceil_div(self.nano, MILLI))
+    }
+
+    /// Whole thousandths, away from zero (upstream's `RoundUp`); keeps the format.
+    #[must_use]
+    pub fn rounded_to_milli(self) -> Self {
+        let (whole, rest) = (self.nano / MILLI, self.nano % MILLI);
+        Self { nano: (whole + rest.signum()).saturating_mul(MILLI).max(-i128::MAX), format: self.format }
     }
 
     pub fn is_negative(self) -> bool {
@@ -107,15 +136,19 @@ fn decimal(f: &mut fmt::Formatter<'_>, nano: i128, exponent: bool) -> fmt::Resul
     if nano == 0 {
         return f.write_str("0");
     }
-    let (mut value, mut power) = (nano, -9);
-    while value % 1000 == 0 && power < 18 {
+    let (mut value, mut power) = (nano, -9i64);
+    while value % 1000 == 0 && (power < 18 || exponent) {
         value /= 1000;
         power += 3;
     }
     if exponent {
         return if power == 0 { write!(f, "{value}") } else { write!(f, "{value}e{power}") };
     }
-    let suffix = match power {
+    write!(f, "{value}{}", decimal_suffix(power))
+}
+
+fn decimal_suffix(power: i64) -> &'static str {
+    match power {
         -9 => "n",
         -6 => "u",
         -3 => "m",
@@ -126,69 +159,6 @@ fn decimal(f: &mut fmt::Formatter<'_>, nano: i128, exponent: bool) -> fmt::Resul
         12 => "T",
         15 => "P",
         _ => "E",
-    };
-    write!(f, "{value}{suffix}")
-}
-
-/// Suffix -> (multiplier, divisor, family).
-fn scale(suffix: &str) -> Option<(i128, i128, Format)> {
-    let decimal = |m: i128, d: i128| Some((m, d, Format::Decimal));
-    match suffix {
-        "n" => decimal(1, NANO),
-        "u" => decimal(1, 1_000_000),
-        "m" => decimal(1, 1000),
-        "" => decimal(1, 1),
-        "k" => decimal(1000, 1),
-        "M" => decimal(1_000_000, 1),
-        "G" => decimal(NANO, 1),
-        "T" => decimal(1000 * NANO, 1),
-        "P" => decimal(1_000_000 * NANO, 1),
-        "E" => decimal(NANO * NANO, 1),
-        "Ki" => Some((1 << 10, 1, Format::Binary)),
-        "Mi" => Some((1 << 20, 1, Format::Binary)),
-        "Gi" => Some((1 << 30, 1, Format::Binary)),
-        "Ti" => Some((1 << 40, 1, Format::Binary)),
-        "Pi" => Some((1 << 50, 1, Format::Binary)),
-        "Ei" => Some((1 << 60, 1, Format::Binary)),
-        _ => exponent(suffix),
-    }
-}
-
-fn exponent(suffix: &str) -> Option<(i128, i128, Format)> {
-    let power: i32 = suffix.strip_prefix(['e', 'E'])?.parse().ok()?;
-    if !(-9..=18).contains(&power) {
-        return None;
-    }
-    let size = 10i128.checked_pow(power.unsigned_abs())?;
-    Some(if power < 0 { (1, size, Format::Exponent) } else { (size, 1, Format::Exponent) })
-}
-
-/// Fractions finer than a nano round up, away from zero, as upstream's parser does; too large saturates.
-fn decimal_nano(number: &str, multiplier: i128, divisor: i128) -> Option<i128> {
-    let (negative, digits) = match number.strip_prefix('-') {
-        Some(rest) => (true, rest),
-        None => (false, number.strip_prefix('+').unwrap_or(number)),
-    };
-    let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
-    let plain = |s: &str| s.bytes().all(|b| b.is_ascii_digit());
-    if (whole.is_empty() && fraction.is_empty()) || !plain(whole) || !plain(fraction) {
-        return None;
-    }
-    let mut value = parse_saturating(whole).saturating_mul(NANO).saturating_mul(multiplier);
-    let shown = fraction.get(..fraction.len().min(18)).unwrap_or("");
-    let unit = 10i128.pow(u32::try_from(shown.len()).ok()?);
-    let part = parse_saturating(shown).saturating_mul(NANO).saturating_mul(multiplier);
-    value = value.saturating_add(ceil_div(part, unit));
-    value = ceil_div(value, divisor).min(i128::from(i64::MAX).saturating_mul(NANO));
-    Some(if negative { -value } else { value })
-}
-
-fn parse_saturating(digits: &str) -> i128 {
-    let digits = digits.trim_start_matches('0');
-    match digits.len() {
-        0 => 0,
-        1..=38 => digits.parse().unwrap_or(i128::MAX),
-        _ => i128::MAX,
     }
 }
 
@@ -221,7 +191,8 @@ mod tests {
             ("0", "0"),
             ("-5", "-5"),
             ("0.5Ki", "512"),
-            ("12E", "9223372036854775807"),
+            ("12E", "12E"),
+            ("12Ei", "9223372036854775807"),
             ("-1051862952838943281907132007n", "-1051862952838943281907132007n"),
         ];
         for (text, canonical) in cases {
@@ -238,7 +209,7 @@ mod tests {
 
     #[test]
     fn nonsense_is_refused() {
-        for bad in ["", "x", "1x", "1 Gi", "--1", "1.2.3", "m", ".", "1e", "1e99", "１"] {
+        for bad in ["", "x", "1x", "1 Gi", "--1", "1.2.3", "1e", "1K", "1Gib", " 1", "１"] {
             assert!(Quantity::parse(bad).is_err(), "{bad}");
         }
     }

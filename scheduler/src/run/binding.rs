@@ -17,6 +17,7 @@ use crate::{
     pod::{PodInfo, SCHEDULER, node_of},
     queue::{Ended, QueuedPodInfo},
     state::Binding,
+    told,
 };
 
 /// What a plugin writes before one pod is bound.
@@ -61,6 +62,7 @@ impl Scheduler {
             Ok(Ok(())) => {
                 let message = format!("Successfully assigned {} to {}", info.key, binding.node);
                 self.recorder.normal(&reconcile::reference(&*info.pod), "Scheduled", message);
+                told::scheduled(&binding, Instant::now());
                 return;
             }
             Ok(Err(error)) if is_gone(&error) => return self.let_go(&mut binding, &error),
@@ -92,6 +94,7 @@ impl Scheduler {
             return;
         }
         tracing::warn!(ns = info.key.namespace, name = info.key.name, message, "failed to bind pod; retrying");
+        told::not_bound(binding, reason, Instant::now());
         // Where it was prepared it was nominated, by us.
         let nominated = if binding.prepared { Some(&*binding.node) } else { info.nominated() };
         self.say(&info, reason, &message, nominated, Some(Value::Null)).await;
@@ -110,7 +113,7 @@ impl Scheduler {
         let is_it = |p: &Arc<Pod>| p.metadata.uid.as_deref() == Some(&info.uid) && node_of(p).is_none() && !p.is_over();
         let current = self.pods.get(&info.key).filter(is_it);
         if let Some(pod) = &current {
-            let tried = QueuedPodInfo { info: Arc::new(PodInfo::new(pod)), attempts: binding.tried.attempts };
+            let tried = QueuedPodInfo { info: Arc::new(PodInfo::new(pod)), attempts: binding.tried.attempts, since: binding.tried.since };
             state.queue.back(tried, ended, now);
             if binding.helped {
                 state.queue.wake(&info.key, now);

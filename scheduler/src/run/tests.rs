@@ -124,6 +124,39 @@ async fn a_binding_waits_is_prepared_fails_and_is_tried_again() {
 }
 
 #[tokio::test]
+async fn what_is_decided_is_told() {
+    let cluster = TestCluster::new(PLUGINS).await;
+    cluster.pod("p", "").await;
+    cluster.pod("full", "").await;
+    let page = || {
+        let mut page = String::new();
+        api::metrics::text("", &mut page);
+        page
+    };
+    // The tests of a process share the page.
+    let counts = |name: &str| page().lines().any(|line| line.strip_prefix(name).is_some_and(|count| count.trim() != "0"));
+    let all = [
+        "scheduler_schedule_attempts_total{result=\"scheduled\",profile=\"default-scheduler\"}",
+        "scheduler_schedule_attempts_total{result=\"unschedulable\",profile=\"default-scheduler\"}",
+        "scheduler_scheduling_attempt_duration_seconds_count{result=\"scheduled\",profile=\"default-scheduler\"}",
+        "scheduler_scheduling_algorithm_duration_seconds_count",
+        "scheduler_pod_scheduling_sli_duration_seconds_count{attempts=\"1\"}",
+        "scheduler_pod_scheduling_attempts_count",
+        "rest_client_requests_total{code=\"201\",method=\"POST\",host=\"localhost\"}",
+    ];
+    let told = tokio::time::timeout(BOUND, async {
+        while !all.iter().all(|name| counts(name)) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    });
+    assert!(told.await.is_ok(), "{}", page());
+    assert!(page().contains("scheduler_pending_pods{queue=\"unschedulable\"}"));
+    let pending = cluster.scheduler.pending();
+    assert_eq!((pending.active, pending.gated, pending.backoff + pending.unschedulable), (0, 0, 1));
+    cluster.end().await;
+}
+
+#[tokio::test]
 async fn a_permit_that_does_not_come_in_time_is_a_refusal() {
     let one = Probe { permits: answers([Permit::Wait(Duration::from_millis(50))]), ..Probe::default() };
     let (plugins, log) = table(one, Probe::default());

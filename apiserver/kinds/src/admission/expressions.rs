@@ -6,12 +6,17 @@ use std::{
     collections::HashMap,
     rc::Rc,
     sync::{Arc, LazyLock},
+    time::Instant,
 };
 
-use api::selector::{Fields, Labels};
+use api::{
+    metrics::Family,
+    selector::{Fields, Labels},
+};
 use apiserver::{
     engine::Engine,
     identity::{Attributes, User},
+    metrics::admission::Conditions,
 };
 use cel::{Authority, Check, Checker, Composed, Expr, Failure, Judge, Named, Resource, Run, T, V, Verdict, schema::Node};
 use serde_json::{Value, json};
@@ -25,6 +30,25 @@ pub(crate) const CONDITIONS_COST_MAX: u64 = 2_500_000;
 const COMPOSED_DEPTH_MAX: usize = 200;
 const NO_BUDGET: &str = "validation failed due to running out of cost budget, no further validation rules will be run";
 const AUTHORIZER: &str = "kubernetes.authorization.Authorizer";
+
+/// The halves of admission as metrics name them.
+pub(crate) const ADMIT: &str = "admit";
+pub(crate) const VALIDATE: &str = "validate";
+/// Seconds (`prometheus.DefBuckets`).
+const BUCKETS: &[f64] = &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+static COMPILED: Family =
+    Family::times("apiserver_cel_compilation_duration_seconds", "[BETA] CEL compilation time in seconds.", &[], BUCKETS);
+static EVALUATED: Family =
+    Family::times("apiserver_cel_evaluation_duration_seconds", "[BETA] CEL evaluation time in seconds.", &[], BUCKETS);
+
+/// What match conditions came to, for metrics.
+pub(crate) fn came_to<E>(holds: &Result<bool, E>) -> Conditions {
+    match holds {
+        Ok(true) => Conditions::Hold,
+        Ok(false) => Conditions::Exclude,
+        Err(_) => Conditions::Failed,
+    }
+}
 
 /// What an expression must come to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -207,7 +231,10 @@ impl<'s> Environment<'s> {
 
 impl Program {
     pub fn new(environment: &Environment<'_>, source: &str, wanted: Wanted, asks: Asks) -> Self {
-        Self { source: source.to_owned(), expr: environment.compile(source, wanted, asks) }
+        let began = Instant::now();
+        let expr = environment.compile(source, wanted, asks);
+        COMPILED.took(&[], began.elapsed());
+        Self { source: source.to_owned(), expr }
     }
 }
 
@@ -268,7 +295,9 @@ impl<'v> Evaluation<'v> {
         let expr = program.expr.as_ref().map_err(|why| Failed::Expression(format!("compilation error: {why}")))?;
         let given = EXPRESSION_COST_MAX.min(self.left());
         let mut run = Run::new(self.values.clone(), given);
+        let began = Instant::now();
         let found = run.eval(expr);
+        EVALUATED.took(&[], began.elapsed());
         self.composed.spend(given - run.meter.left);
         let failed = |why: &str| Failed::Expression(format!("expression '{}' resulted in error: {why}", program.source));
         match found {

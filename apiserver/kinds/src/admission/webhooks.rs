@@ -7,14 +7,15 @@ mod config;
 mod exchange;
 pub(crate) mod rules;
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, sync::Arc, time::Instant};
 
 use api::Status;
 use apiserver::{
     engine::{Engine, View},
     front::json_patch,
-    identity::{Admission, Review},
+    identity::{Admission, Operation, Review},
     kind::{Ctx, Kind},
+    metrics::admission::{self, Called},
     outbound::Unanswered,
 };
 use async_trait::async_trait;
@@ -28,7 +29,7 @@ use self::{
     exchange::Answer,
 };
 use super::{
-    expressions::{Authorizers, CONDITIONS_COST_MAX, Evaluation, Scope},
+    expressions::{ADMIT, Authorizers, CONDITIONS_COST_MAX, Evaluation, Scope, VALIDATE, came_to},
     forbidden,
     policies::matching::{matched, selects_namespace, selects_object},
     request::{self, Versioned, converted_back},
@@ -60,7 +61,9 @@ struct Memory {
 enum Failed {
     /// It could not be asked: its failure policy has the word.
     Calling(String),
-    /// It said no, or the server does.
+    /// It said no.
+    Denied(Status),
+    /// The server says no.
     Refused(Status),
 }
 
@@ -110,12 +113,14 @@ impl MutatingAdmissionWebhook {
         at: usize,
         index: usize,
     ) -> Result<(), Status> {
-        let Some(kind) = is_asked(hook, review).await? else { return Ok(()) };
+        let Some(kind) = is_asked(hook, review, ADMIT).await? else { return Ok(()) };
         let (id, is_again) = (format!("{}/{}/{at}", configuration.name, hook.name), review.reinvocation.is_again());
         if is_again && !review.reinvocation.memory::<Memory>(MUTATING).again.contains(&id) {
             return Ok(());
         }
+        let began = Instant::now();
         let done = mutate(review, hook, &kind).await;
+        told(&done, hook, ADMIT, review.ctx.operation, began);
         let place = format!("round_{}_index_{index}", u8::from(is_again));
         let changed = matches!(done, Ok(true));
         let told = json!({"configuration": configuration.name, "webhook": hook.name, "mutated": changed});
@@ -147,16 +152,18 @@ impl Admission for ValidatingAdmissionWebhook {
         let configurations = all(&self.0, review)?;
         let mut asked = Vec::new();
         for hook in configurations.iter().flat_map(|configuration| &configuration.hooks) {
-            if let Some(kind) = is_asked(hook, review).await? {
+            if let Some(kind) = is_asked(hook, review, VALIDATE).await? {
                 asked.push((hook, kind));
             }
         }
         // All at a time: none of them changes what the others see.
         let answers = asked.iter().enumerate().map(|(index, (hook, kind))| async move {
+            let began = Instant::now();
             let done = match shown(review, hook, kind).await {
                 Ok(shown) => ask(review, hook, &shown, May::Refuse).await.map(drop),
                 Err(failed) => Err(failed),
             };
+            told(&done, hook, "validating", review.ctx.operation, began);
             let failed_open = format!("failed-open.validating.webhook.admission.k8s.io/round_0_index_{index}");
             done.or_else(|failed| settled(failed, hook, review.ctx, &failed_open))
         });
@@ -189,7 +196,7 @@ enum May {
 }
 
 /// The kind in whose version it is asked; `None` where it is not (`ShouldCallHook`).
-async fn is_asked(hook: &Hook, review: &Review<'_>) -> Result<Option<Arc<Kind>>, Status> {
+async fn is_asked(hook: &Hook, review: &Review<'_>, step: &'static str) -> Result<Option<Arc<Kind>>, Status> {
     let Some(kind) = matched(&hook.rules, hook.match_policy, review) else { return Ok(None) };
     if !selects_namespace(&hook.namespaces, review)? || !selects_object(&hook.objects, review)? {
         return Ok(None);
@@ -209,7 +216,9 @@ async fn is_asked(hook: &Hook, review: &Review<'_>) -> Result<Option<Arc<Kind>>,
         request: &request,
         authority: Authority::new(&authorizers, request::check(review.ctx)),
     };
+    let began = Instant::now();
     let holds = Evaluation::new(&scope, &[], CONDITIONS_COST_MAX).hold(conditions);
+    admission::conditions(&hook.name, "webhook", step, review.ctx.operation, came_to(&holds), began.elapsed());
     match holds {
         Ok(holds) => Ok(holds.then_some(kind)),
         Err(_) if hook.ignores_failure => Ok(None),
@@ -268,13 +277,24 @@ async fn ask(review: &Review<'_>, hook: &Hook, shown: &Versioned<'_>, may: May) 
         ctx.annotate(&format!("{name}/{key}"), value.clone());
     }
     ctx.warn(answer.warnings.clone());
-    if answer.allowed { Ok(answer) } else { Err(Failed::Refused(answer.refusal(name))) }
+    if answer.allowed { Ok(answer) } else { Err(Failed::Denied(answer.refusal(name))) }
+}
+
+/// For metrics.
+fn told<T>(done: &Result<T, Failed>, hook: &Hook, step: &'static str, operation: Operation, began: Instant) {
+    let called = match done {
+        Ok(_) => Called::Admitted,
+        Err(Failed::Denied(status)) => Called::Denied(status.code),
+        Err(Failed::Calling(_)) => Called::Failed(hook.ignores_failure),
+        Err(Failed::Refused(_)) => Called::Internal,
+    };
+    admission::webhook(&hook.name, step, operation, &called, began.elapsed());
 }
 
 /// By the failure policy.
 fn settled(failed: Failed, hook: &Hook, ctx: &Ctx<'_>, failed_open: &str) -> Result<(), Status> {
     match failed {
-        Failed::Refused(status) => Err(status),
+        Failed::Denied(status) | Failed::Refused(status) => Err(status),
         Failed::Calling(why) if hook.ignores_failure => {
             tracing::warn!(webhook = hook.name, why, "failed calling webhook, failing open");
             ctx.annotate(failed_open, hook.name.clone());

@@ -213,7 +213,10 @@ impl Aggregator {
             }
             versions.push(version);
         }
-        remotes.values().for_each(|gone| gone.group.stop());
+        for (name, gone) in &*remotes {
+            gone.group.stop();
+            availability::forgotten(name);
+        }
         *remotes = kept;
         let mut interest = HashMap::<Key, Vec<Arc<Remote>>>::new();
         for remote in remotes.values() {
@@ -307,6 +310,7 @@ impl Aggregator {
     async fn tell(&self, name: &str, available: &Available) -> Result<(), Status> {
         let key = Key::new("", name);
         let Some(found) = self.engine.cached(&resource(), &key).map(|object| object.value()) else { return Ok(()) };
+        availability::told(name, available, is_available(&found));
         if available.stands_in(&found) {
             return Ok(());
         }

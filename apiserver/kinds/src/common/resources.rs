@@ -41,9 +41,14 @@ enum Finest {
 
 fn rewrite(value: &mut Value, finest: Finest) {
     let Some(parsed) = quantity(value) else { return };
-    let rounded = Quantity::from_milli(parsed.milli());
-    let chosen = if finest == Finest::Milli && rounded > parsed { rounded } else { parsed };
-    *value = chosen.to_string().into();
+    let rounded = parsed.rounded_to_milli();
+    let text = match (finest, value.as_str()) {
+        (Finest::Milli, _) if rounded != parsed => rounded.to_string(),
+        // What Go takes to be in canonical form stays as it came.
+        (_, Some(text)) if api::quantity::written(text).is_ok_and(|written| written == text) => return,
+        _ => parsed.to_string(),
+    };
+    *value = text.into();
 }
 
 #[cfg(test)]
@@ -54,8 +59,11 @@ mod tests {
 
     #[test]
     fn quantities_become_canonical() {
-        let mut v = json!({"limits": {"cpu": 1, "memory": "1024Mi", "a": 0.5, "b": "0.0001", "c": "1000m", "bad": "x"}});
+        let mut v = json!({"limits": {"cpu": 1, "memory": "1024Mi", "a": 0.5, "b": "0.0001", "c": "1000m", "d": "-1.0001", "e": "1e-6", "f": "1.500", "bad": "x"}});
         canonical_list(&mut v, "limits");
-        assert_eq!(v["limits"], json!({"cpu": "1", "memory": "1Gi", "a": "500m", "b": "1m", "c": "1", "bad": "x"}));
+        assert_eq!(
+            v["limits"],
+            json!({"cpu": "1", "memory": "1Gi", "a": "500m", "b": "1m", "c": "1", "d": "-1001m", "e": "1e-3", "f": "1.500", "bad": "x"})
+        );
     }
 }

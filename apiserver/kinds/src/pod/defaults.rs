@@ -30,6 +30,28 @@ pub fn pod(pod: &mut Value) {
         }
         pod_spec(spec);
     }
+    if let Some(status) = child(pod, "status") {
+        status_resources(status);
+    }
+}
+
+/// What the node gives its containers comes in whole thousandths, too.
+fn status_resources(status: &mut Value) {
+    resources(status);
+    canonical_list(status, "allocatedResources");
+    for list in ["containerStatuses", "initContainerStatuses", "ephemeralContainerStatuses"] {
+        for container in each(status, list) {
+            resources(container);
+            canonical_list(container, "allocatedResources");
+        }
+    }
+}
+
+fn resources(of: &mut Value) {
+    if let Some(resources) = child(of, "resources") {
+        canonical_list(resources, "limits");
+        canonical_list(resources, "requests");
+    }
 }
 
 /// The defaults of a pod spec wherever it stands, in a pod or in a template.
@@ -45,10 +67,7 @@ pub fn pod_spec(spec: &mut Value) {
         each(spec, list).for_each(container);
     }
     canonical_list(spec, "overhead");
-    if let Some(resources) = child(spec, "resources") {
-        canonical_list(resources, "limits");
-        canonical_list(resources, "requests");
-    }
+    resources(spec);
 }
 
 /// `serviceAccount` is the old name of `serviceAccountName`: both are kept equal, the new one wins.

@@ -18,6 +18,7 @@ mod plugins;
 mod pods;
 mod policies;
 mod protobuf;
+mod quantities;
 mod rights;
 mod robust;
 mod room;

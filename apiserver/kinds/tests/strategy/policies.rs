@@ -86,6 +86,16 @@ async fn a_policy_refuses_in_upstreams_words() {
     let (code, status) = room.post(DEPLOYMENTS, deployment("one", 1)).await;
     assert_eq!((code, &status["reason"]), (422, &json!("Invalid")), "{status}");
     assert!(status["message"].as_str().unwrap().ends_with("denied request: only one"), "{status}");
+    let mut page = String::new();
+    api::metrics::text("apiserver_", &mut page);
+    for counted in [
+        r#"validating_admission_policy_check_total{policy="web",policy_binding="web-binding",error_type="no_error",enforcement_action="deny"}"#,
+        r#"validating_admission_policy_check_total{policy="web",policy_binding="web-binding",error_type="no_error",enforcement_action="allow"}"#,
+        "apiserver_cel_compilation_duration_seconds_count ",
+        "apiserver_cel_evaluation_duration_seconds_count ",
+    ] {
+        assert!(page.contains(counted), "{counted}\n{page}");
+    }
     // Nobody is bound to what the binding is gone of.
     room.delete(&format!("{BINDINGS}/web-binding")).await;
     Room::ok(room.post(DEPLOYMENTS, deployment("even", 4)).await);

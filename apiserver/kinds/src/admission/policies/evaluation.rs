@@ -1,10 +1,14 @@
 //! A policy's expressions and a write -> what they say of it. Source: apiserver `pkg/admission/plugin/policy/validating/validator.go`.
 
+use std::time::Instant;
+
+use apiserver::{identity::Operation, metrics::admission};
 use cel::V;
 
 use super::policy::{Compiled, Validation};
-use crate::admission::expressions::{CONDITIONS_COST_MAX, Evaluation, Failed, POLICY_COST_MAX, Program, Scope};
+use crate::admission::expressions::{CONDITIONS_COST_MAX, Evaluation, Failed, POLICY_COST_MAX, Program, Scope, came_to};
 
+pub(super) const NO_ERROR: &str = "no_error";
 /// A message that is worked out (`MaxEvaluatedMessageExpressionSizeBytes`).
 const EVALUATED_MESSAGE_BYTES_MAX: usize = 5 << 10;
 
@@ -18,11 +22,25 @@ pub(super) struct Denial {
     pub reason: String,
 }
 
+impl Denial {
+    /// As metrics name why (`ValidationErrorType`); what was wrong with an expression is not told apart.
+    pub fn error_type(&self) -> &'static str {
+        if self.reason.is_empty() { "invalid_error" } else { NO_ERROR }
+    }
+}
+
 /// An audit annotation.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Annotation {
     Published { key: String, value: String },
     Failed(String),
+}
+
+/// What metrics say of an evaluation.
+pub(super) struct Told<'a> {
+    pub policy: &'a str,
+    pub step: &'static str,
+    pub operation: Operation,
 }
 
 /// What a policy says with one object of parameters.
@@ -44,20 +62,23 @@ impl Verdict {
 ///
 /// # Errors
 /// Why that cannot be said, where it matters.
-pub(super) fn conditions(compiled: &Compiled, scope: &Scope<'_>, ignores_failure: bool) -> Result<bool, String> {
+pub(super) fn conditions(compiled: &Compiled, scope: &Scope<'_>, ignores_failure: bool, told: &Told<'_>) -> Result<bool, String> {
     if compiled.conditions.is_empty() {
         return Ok(true);
     }
     let bare = Scope { namespace: None, ..scope.clone() };
-    match Evaluation::new(&bare, &compiled.variables, CONDITIONS_COST_MAX).hold(&compiled.conditions) {
+    let began = Instant::now();
+    let holds = Evaluation::new(&bare, &compiled.variables, CONDITIONS_COST_MAX).hold(&compiled.conditions);
+    admission::conditions(told.policy, "policy", told.step, told.operation, came_to(&holds), began.elapsed());
+    match holds {
         Err(_) if ignores_failure => Ok(false),
         found => found,
     }
 }
 
 /// `Validate`
-pub(super) fn validate(compiled: &Compiled, scope: &Scope<'_>, ignores_failure: bool) -> Verdict {
-    match conditions(compiled, scope, ignores_failure) {
+pub(super) fn validate(compiled: &Compiled, scope: &Scope<'_>, ignores_failure: bool, told: &Told<'_>) -> Verdict {
+    match conditions(compiled, scope, ignores_failure, told) {
         Ok(true) => {}
         Ok(false) => return Verdict::default(),
         Err(why) => return Verdict::failed(why, ignores_failure),

@@ -5,6 +5,7 @@ use std::{
     collections::BTreeSet,
     io::{self, Write},
     sync::Arc,
+    time::Instant,
 };
 
 use api::Status;
@@ -13,6 +14,7 @@ use apiserver::{
     front::{PatchWork, json_patch_within},
     identity::{Admission, Operation, Review},
     kind::Kind,
+    metrics::admission,
 };
 use async_trait::async_trait;
 use cel::{Authority, Failure, V};
@@ -20,13 +22,13 @@ use serde_json::{Map, Value, json};
 
 use super::{
     Source,
-    evaluation::conditions,
+    evaluation::{NO_ERROR, Told, conditions},
     patch_errors::why_not,
     policy::{Binding, Mutation, Policy},
 };
 use crate::{
     admission::{
-        expressions::{Authorizers, Evaluation, Failed, POLICY_COST_MAX, Program, Scope},
+        expressions::{ADMIT, Authorizers, Evaluation, Failed, POLICY_COST_MAX, Program, Scope},
         forbidden,
         request::{self, Versioned, converted_back, namespace_object, namespace_of},
     },
@@ -224,7 +226,11 @@ async fn one(
     let (was, mut left) = (object.clone(), Left::default());
     for mutation in &policy.compiled().mutations {
         let Some(now) = &mut object else { break };
-        match shown.mutated(policy, kind, mutation, now, &mut left) {
+        let began = Instant::now();
+        let made = shown.mutated(policy, kind, mutation, now, &mut left);
+        let error = if made.is_ok() { NO_ERROR } else { "invalid_error" };
+        admission::mutating_policy(&policy.name, &binding.name, error, began.elapsed());
+        match made {
             Ok(mut made) => {
                 // What is no object of the kind has no defaults of its.
                 if review.ctx.body().1 == review.ctx.kind.gvk() {
@@ -298,7 +304,8 @@ impl Shown<'_, '_> {
     }
 
     fn conditions(&self, policy: &Policy, object: Option<&Value>) -> Result<bool, String> {
-        self.with(object, |scope| conditions(policy.compiled(), scope, policy.ignores_failure))
+        let told = Told { policy: &policy.name, step: ADMIT, operation: self.review.ctx.operation };
+        self.with(object, |scope| conditions(policy.compiled(), scope, policy.ignores_failure, &told))
     }
 
     fn mutated(&self, policy: &Policy, kind: &Kind, mutation: &Mutation, object: &Value, left: &mut Left) -> Result<Value, String> {

@@ -1,13 +1,18 @@
 //! ValidatingAdmissionPolicy: what its expressions say of a write, and what the bindings make of that. Source: apiserver
 //! `pkg/admission/plugin/policy/validating/dispatcher.go`.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use api::Status;
 use apiserver::{
     engine::Engine,
     identity::{Admission, Review},
     kind::Kind,
+    metrics::admission,
 };
 use async_trait::async_trait;
 use cel::Authority;
@@ -15,11 +20,11 @@ use serde_json::{Value, json};
 
 use super::{
     Hook, Source,
-    evaluation::{Annotation, Denial, Verdict, validate},
+    evaluation::{Annotation, Denial, NO_ERROR, Told, Verdict, validate},
     policy::{Binding, Policy},
 };
 use crate::admission::{
-    expressions::{Authorizers, Scope},
+    expressions::{Authorizers, Scope, VALIDATE},
     forbidden,
     request::{self, Versioned, namespace_object, namespace_of},
 };
@@ -151,7 +156,9 @@ impl ValidatingAdmissionPolicy {
             }
             let Some(shown) = &shown else { continue };
             for params in params {
+                let began = Instant::now();
                 let verdict = shown.judged(review, policy, params.as_deref());
+                counted(policy, binding, &verdict, began.elapsed());
                 settle(review, (policy, binding), verdict, &mut annotations, denied);
                 // Others have a turn between any two.
                 tokio::task::yield_now().await;
@@ -193,7 +200,22 @@ impl<'a> Shown<'a> {
             request: &self.request,
             authority: Authority::new(&authorizers, request::check(review.ctx)),
         };
-        validate(policy.compiled(), &scope, policy.ignores_failure)
+        let told = Told { policy: &policy.name, step: VALIDATE, operation: review.ctx.operation };
+        validate(policy.compiled(), &scope, policy.ignores_failure, &told)
+    }
+}
+
+/// For metrics: once for each action, and once where there is none.
+fn counted(policy: &Policy, binding: &Binding, verdict: &Verdict, took: Duration) {
+    if verdict.denials.is_empty() {
+        admission::validating_policy(&policy.name, &binding.name, NO_ERROR, "allow", took);
+    }
+    for denial in &verdict.denials {
+        for action in [("Deny", "deny"), ("Warn", "warn"), ("Audit", "audit")] {
+            if binding.actions.iter().any(|own| own == action.0) {
+                admission::validating_policy(&policy.name, &binding.name, denial.error_type(), action.1, took);
+            }
+        }
     }
 }
 

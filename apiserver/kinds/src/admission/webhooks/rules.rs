@@ -38,12 +38,7 @@ impl<'a> About<'a> {
 }
 
 pub(crate) fn word(operation: Operation) -> &'static str {
-    match operation {
-        Operation::Create => "CREATE",
-        Operation::Update => "UPDATE",
-        Operation::Delete => "DELETE",
-        Operation::Connect => "CONNECT",
-    }
+    operation.word()
 }
 
 impl Rule {

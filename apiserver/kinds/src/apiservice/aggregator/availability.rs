@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use api::metrics::Family;
 use apiserver::{
     delegation::{Asking, Delegate},
     identity::User,
@@ -57,6 +58,31 @@ impl Available {
         let found = object.at("status").list("conditions").iter().find(|c| c.text("type") == "Available");
         (found.text("status"), found.text("reason"), found.text("message")) == (self.status, self.reason, self.message.as_str())
     }
+}
+
+static UNAVAILABLE: Family = Family::gauge(
+    "aggregator_unavailable_apiservice",
+    "[ALPHA] Gauge of APIServices which are marked as unavailable broken down by APIService name.",
+    &["name"],
+);
+static BECAME_UNAVAILABLE: Family = Family::counter(
+    "aggregator_unavailable_apiservice_total",
+    "[ALPHA] Counter of APIServices which are marked as unavailable broken down by APIService name and reason.",
+    &["name", "reason"],
+);
+
+/// For metrics (`pkg/controllers/status/metrics`); `was` is whether it was available until now.
+pub fn told(name: &str, available: &Available, was: bool) {
+    let is_available = available.status == "True";
+    UNAVAILABLE.set(&[name], i64::from(!is_available));
+    if !is_available {
+        BECAME_UNAVAILABLE.with(&[name, available.reason]).add(i64::from(was));
+    }
+}
+
+/// There is no such APIService any more.
+pub fn forgotten(name: &str) {
+    UNAVAILABLE.forget(&[name]);
 }
 
 /// What is wrong before the server is asked. `slices` are those of the Service.

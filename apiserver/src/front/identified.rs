@@ -8,7 +8,7 @@ use http::request::Parts;
 use tokio::time::Instant;
 
 use super::{Shared, access::Access, audited, auth, impersonate, info::RequestInfo, query::Query};
-use crate::{audit::Audit, identity::User};
+use crate::{audit::Audit, identity::User, metrics::Metrics};
 
 /// When a request began, and how long it may take.
 #[derive(Clone, Copy)]

@@ -33,7 +33,7 @@ use apiserver::{
     fairness,
     front::{Builder, Front},
     front_proxy::RequestHeader,
-    health::{Health, Latch},
+    health::{self, Health, Latch},
     kind::Kind,
     metrics::Metrics,
     openapi::OpenApi,
@@ -47,6 +47,7 @@ use kinds::{
     apiservice::aggregator::Aggregator,
     auth::{self, OpenId, Tokens},
     authentication_trust,
+    componentstatus::{self, Component},
 };
 use parking_lot::Mutex;
 use rustix::net::sockopt::{set_socket_keepalive, set_tcp_keepidle};
@@ -151,7 +152,8 @@ impl Control {
         auth.admission = plugins.arrange(auth.admission).map_err(anyhow::Error::msg)?;
         let agents = Arc::<Agents>::default();
         agents.follow(&certs, &group)?;
-        let kinds = all_kinds(flags, &config, &tokens, &agents);
+        let components = componentstatus::components(&group, health::of_store(&store));
+        let kinds = all_kinds(flags, &config, &tokens, &agents, components);
         let engine = Engine::with_rest(store.clone(), at_rest.clone(), kinds, auth, group.clone());
         let delegations = delegations(&believed);
         let front = builder(&engine, flags).agents(agents.clone()).auditor(auditor).delegations(delegations.clone());
@@ -463,13 +465,20 @@ async fn open_store(flags: &ServerFlags, dirs: &Dirs) -> anyhow::Result<Arc<dyn 
 }
 
 /// All that is served: what is switched off is not.
-fn all_kinds(flags: &ServerFlags, config: &kinds::Config, tokens: &Arc<Tokens>, agents: &Arc<Agents>) -> Vec<Arc<Kind>> {
+fn all_kinds(
+    flags: &ServerFlags,
+    config: &kinds::Config,
+    tokens: &Arc<Tokens>,
+    agents: &Arc<Agents>,
+    components: Vec<Component>,
+) -> Vec<Arc<Kind>> {
     let mut all = kinds::all(config, tokens);
     all.push(Arc::new(apiextensions::kind()));
     if !flags.disable.contains(&Addon::MetricsServer) {
         all.extend(kinds::metrics::kinds(agents).map(Arc::new));
     }
     kinds::sort(&mut all);
+    componentstatus::join(&mut all, components);
     all
 }
 

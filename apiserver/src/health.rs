@@ -69,8 +69,7 @@ impl Health {
     pub fn new(group: &Group) -> Arc<Self> {
         let health = Self { checks: RwLock::default(), grace: RwLock::new(Instant::now()), leaving: Latch::default() };
         health.add(Where::Everywhere, "ping", at_once(|| Ok(())));
-        let loops = group.clone();
-        health.add(Where::Everywhere, "loops", at_once(move || loops.fault().map_or(Ok(()), |fault| Err(fault.to_owned()))));
+        health.add(Where::Everywhere, "loops", loops(group));
         let (group, leaving) = (group.clone(), health.leaving.0.clone());
         let running = move || {
             if group.is_stopping() || leaving.load(Ordering::Acquire) { Err("process is shutting down".to_owned()) } else { Ok(()) }
@@ -107,8 +106,7 @@ impl Health {
 
     /// Checks `etcd` and `etcd-readiness`: whether the store answers. Nothing is asked while nobody asks.
     pub fn probe(&self, store: Arc<dyn Store>) {
-        let probe = Arc::new(Probe { store, last: tokio::sync::Mutex::default() });
-        let check: Check = Arc::new(move || Box::pin(probe.clone().look()));
+        let check = answers(store);
         self.add(Where::Everywhere, "etcd", check.clone());
         self.add(Where::Ready, "etcd-readiness", check);
     }
@@ -116,15 +114,7 @@ impl Health {
     /// Checks `store`, which fails once nothing will be written any more, and `store-writable`, which fails while nothing can be: for a
     /// store that knows without being asked.
     pub fn watch_store(&self, condition: watch::Receiver<Condition>) {
-        let of = condition.clone();
-        self.add(
-            Where::Everywhere,
-            "store",
-            at_once(move || match &*of.borrow() {
-                Condition::Ended(why) => Err(format!("no more writes are taken: {why}")),
-                _ => Ok(()),
-            }),
-        );
+        self.add(Where::Everywhere, "store", goes_on(condition.clone()));
         self.add(
             Where::Ready,
             "store-writable",
@@ -199,6 +189,31 @@ impl Probe {
         *last = Some((Instant::now(), seen.clone()));
         seen
     }
+}
+
+/// Fails for good once a task of the group that should run for ever has ended.
+pub fn loops(group: &Group) -> Check {
+    let group = group.clone();
+    at_once(move || group.fault().map_or(Ok(()), |fault| Err(fault.to_owned())))
+}
+
+/// How the store is: [`goes_on`] where it knows, else whether it [`answers`].
+pub fn of_store(store: &Arc<dyn Store>) -> Check {
+    store.condition().map_or_else(|| answers(store.clone()), goes_on)
+}
+
+/// Whether a store answers that may be away. Nothing is asked while nobody asks.
+pub fn answers(store: Arc<dyn Store>) -> Check {
+    let probe = Arc::new(Probe { store, last: tokio::sync::Mutex::default() });
+    Arc::new(move || Box::pin(probe.clone().look()))
+}
+
+/// Fails once a store will write nothing any more.
+pub fn goes_on(condition: watch::Receiver<Condition>) -> Check {
+    at_once(move || match &*condition.borrow() {
+        Condition::Ended(why) => Err(format!("no more writes are taken: {why}")),
+        _ => Ok(()),
+    })
 }
 
 /// A check that answers from memory.

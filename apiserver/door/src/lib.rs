@@ -11,7 +11,7 @@ use apiserver::{
     connect::Agents,
     discovery::Discovery,
     engine::Engine,
-    fairness,
+    fairness, health,
     identity::{Peer, User},
     serve::{InProcess, in_process},
 };
@@ -52,6 +52,7 @@ impl Door {
         let (certs, agents) = (Arc::new(certs), Arc::<Agents>::default());
         all.extend(kinds::metrics::kinds(&agents).map(Arc::new));
         kinds::sort(&mut all);
+        kinds::componentstatus::join(&mut all, kinds::componentstatus::components(group, health::of_store(&store)));
         let engine = Engine::new(store, all, auth::chain(&tokens), group.clone());
         agents.follow(&certs, group).expect("the certificates are whole");
         let front = Front::builder(engine.clone()).fairness(kinds::flow::config(fairness::Limits::default())).agents(agents.clone());

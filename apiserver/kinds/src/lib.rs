@@ -13,6 +13,7 @@ pub mod binding;
 pub mod bootstrap_service;
 pub mod certificatesigningrequest;
 pub mod common;
+pub mod componentstatus;
 pub mod config;
 pub mod configmap;
 pub mod controllerrevision;

@@ -109,8 +109,8 @@ impl Strategy for Metrics {
 
 #[async_trait]
 impl Derived for Metrics {
-    fn origin(&self) -> GroupResource {
-        GroupResource::new("", self.plural)
+    fn origin(&self) -> Option<GroupResource> {
+        Some(GroupResource::new("", self.plural))
     }
 
     async fn derive(&self, origins: &Origins) -> Result<Vec<Made>, Status> {
@@ -118,7 +118,7 @@ impl Derived for Metrics {
     }
 
     /// As client-go's lister of nodes words it; that of pods names the resource.
-    fn no_origin(&self, key: &Key) -> Status {
+    fn no_origin(&self, _origin: &GroupResource, key: &Key) -> Status {
         let named = if self.plural == "nodes" { "node" } else { "pods" };
         Status::not_found(&GroupResource::new("", named), &key.name)
     }

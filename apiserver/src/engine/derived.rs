@@ -1,7 +1,7 @@
 //! Objects of one kind -> those of another that is kept nowhere: each is worked out when somebody asks for it.
 //!
-//! A kind that is derived has the names, namespaces and labels of its origins, so that selectors choose among those. There is no revision and no page
-//! of what nobody keeps: `resourceVersion`, `limit` and `continue` say nothing (as with upstream's `rest.Lister` over anything but a store).
+//! A kind that is derived has the names, namespaces and labels of its origins, so that selectors choose among those; one without origins has a few
+//! objects, all of which are worked out. There is no revision and no page of what nobody keeps: `resourceVersion`, `limit` and `continue` say nothing (as with upstream's `rest.Lister` over anything but a store).
 
 use std::sync::Arc;
 
@@ -22,18 +22,18 @@ use crate::kind::Kind;
 /// How a kind's objects are worked out.
 #[async_trait]
 pub trait Derived: Send + Sync {
-    /// Of which objects.
-    fn origin(&self) -> GroupResource;
+    /// Of which objects; of none where there are a few in any case, which have no labels.
+    fn origin(&self) -> Option<GroupResource>;
 
-    /// One for each origin, in their order. Those of which there is nothing to tell are left out.
+    /// One for each origin, in their order, or all there are. Those of which there is nothing to tell are left out.
     ///
     /// # Errors
     /// Why there is none at all.
     async fn derive(&self, origins: &Origins) -> Result<Vec<Made>, Status>;
 
     /// What is said where there is no origin of that name.
-    fn no_origin(&self, key: &Key) -> Status {
-        Status::not_found(&self.origin(), &key.name)
+    fn no_origin(&self, origin: &GroupResource, key: &Key) -> Status {
+        Status::not_found(origin, &key.name)
     }
 
     /// What is said where there is an origin, and nothing to tell of it.
@@ -56,6 +56,10 @@ pub struct Origins {
 }
 
 impl Origins {
+    fn none(engine: &Arc<Engine>, served: &Served) -> Self {
+        Self { engine: engine.clone(), objects: Arc::default(), kind: served.kind.clone() }
+    }
+
     /// The value of a selectable field of one of them; empty where their kind has no such field.
     pub fn field<'a>(&'a self, object: &'a Object, label: &str) -> &'a str {
         let at = self.kind.fields.iter().position(|field| field.label == label);
@@ -66,18 +70,32 @@ impl Origins {
 /// # Errors
 /// 404 where there is no origin, or nothing to tell of it.
 pub(crate) async fn get(engine: &Arc<Engine>, served: &Served, derived: &dyn Derived, key: &Key) -> Result<Arc<Object>, Status> {
-    let origin = engine.resource(&derived.origin())?;
-    let found = engine.stored(&origin, key).await?.ok_or_else(|| derived.no_origin(key))?;
-    let origins = Origins { engine: engine.clone(), objects: Arc::new(vec![found]), kind: origin.kind };
-    let made = derived.derive(&origins).await?.pop().ok_or_else(|| derived.nothing(&served.kind, key))?;
+    let made = match derived.origin() {
+        Some(of) => {
+            let origin = engine.resource(&of)?;
+            let found = engine.stored(&origin, key).await?.ok_or_else(|| derived.no_origin(&of, key))?;
+            let origins = Origins { engine: engine.clone(), objects: Arc::new(vec![found]), kind: origin.kind };
+            derived.derive(&origins).await?.pop()
+        }
+        None => derived.derive(&Origins::none(engine, served)).await?.into_iter().find(|made| made.key == *key),
+    };
+    let made = made.ok_or_else(|| derived.nothing(&served.kind, key))?;
     Ok(Arc::new(Object::loose(made.key, typed(&served.kind, &made.json))))
 }
 
-pub(crate) async fn list(engine: &Arc<Engine>, derived: &dyn Derived, selection: &Selection) -> Result<Listed, Status> {
-    let origin = engine.resource(&derived.origin())?;
-    let objects = list::list(engine, &origin, selection, &When::Newest, 0).await?.objects;
-    let made = derived.derive(&Origins { engine: engine.clone(), objects, kind: origin.kind }).await?;
-    let objects = made.into_iter().map(|made| Arc::new(Object::loose(made.key, made.json))).collect();
+pub(crate) async fn list(engine: &Arc<Engine>, served: &Served, derived: &dyn Derived, selection: &Selection) -> Result<Listed, Status> {
+    let of = derived.origin();
+    let origins = match &of {
+        Some(of) => {
+            let origin = engine.resource(of)?;
+            let objects = list::list(engine, &origin, selection, &When::Newest, 0).await?.objects;
+            Origins { engine: engine.clone(), objects, kind: origin.kind }
+        }
+        None => Origins::none(engine, served),
+    };
+    let made = derived.derive(&origins).await?.into_iter().map(|made| Arc::new(Object::loose(made.key, made.json)));
+    // Origins are selected already.
+    let objects = made.filter(|object| of.is_some() || selection.matches(object)).collect();
     Ok(Listed { objects: Arc::new(objects), rev: 0, token: String::new(), remaining: None })
 }
 

@@ -67,7 +67,7 @@ impl Call {
         let output = negotiate::output(&self.parts.headers, &self.query, &served.kind.schema)?;
         let options = ListOptions::read(&self.query, &self.info, served)?;
         let listed = match served.kind.strategy.derived() {
-            Some(derived) => derived::list(&self.engine, derived, &options.selection).await?,
+            Some(derived) => derived::list(&self.engine, served, derived, &options.selection).await?,
             None => list::list(&self.engine, served, &options.selection, &options.when, options.limit).await?,
         };
         self.listed(served, &output, listed).await

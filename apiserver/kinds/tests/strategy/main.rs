@@ -4,6 +4,7 @@ mod admission;
 mod auth;
 mod budgets;
 mod classes;
+mod components;
 mod devices;
 mod documents;
 mod door;

@@ -78,18 +78,24 @@ impl Counted {
         self.names.iter().map(|name| (name.clone(), Quantity::from_units(0))).collect()
     }
 
+    /// Nothing where the collection is no more served.
+    ///
     /// # Errors
     /// Why it is not known.
     pub async fn used(&self, client: &kube::Client, namespace: &str) -> Result<Usage, String> {
         let path = self.collection.path(Some(namespace));
         if self.evaluator == Evaluator::DeviceClaims && self.names.iter().any(|name| !name.starts_with("count/")) {
-            return self.measured(&within(catalog::get(client, &path)).await?);
+            let list = within(catalog::get(client, &path)).await?;
+            return list.map_or_else(|| Ok(Usage::new()), |list| self.measured(&list));
         }
-        let page: Page = within(catalog::list_metadata(client, &format!("{path}?limit=1"))).await?;
+        let Some(page) = within(catalog::list_metadata::<Page>(client, &format!("{path}?limit=1"))).await? else { return Ok(Usage::new()) };
         let count = match page.whole() {
             Some(count) => count,
             // Not every server says how many there are beyond a page.
-            None => within(catalog::list_metadata::<Page>(client, &path)).await?.whole().ok_or("a list that does not end")?,
+            None => {
+                let Some(all) = within(catalog::list_metadata::<Page>(client, &path)).await? else { return Ok(Usage::new()) };
+                all.whole().ok_or("a list that does not end")?
+            }
         };
         Ok(self.names.iter().map(|name| (name.clone(), Quantity::from_units(count))).collect())
     }
@@ -119,8 +125,12 @@ impl Page {
     }
 }
 
-async fn within<T>(ask: impl Future<Output = Result<T, kube::Error>>) -> Result<T, String> {
-    timeout(LIST_BOUND, ask).await.map_err(|late| late.to_string())?.map_err(|error| error.to_string())
+/// Nothing where there is no such collection: the next discovery tells that there is none.
+async fn within<T>(ask: impl Future<Output = Result<T, kube::Error>>) -> Result<Option<T>, String> {
+    match timeout(LIST_BOUND, ask).await.map_err(|late| late.to_string())? {
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(None),
+        answer => answer.map(Some).map_err(|error| error.to_string()),
+    }
 }
 
 #[cfg(test)]

@@ -130,9 +130,7 @@ const TABLE: &[Row] = &[
     ("certificate-controller", "csrsigning", |s| s.run(certificates::Signing::new(s.caches, s.config))),
     ("certificate-controller", "csrcleaner", |s| s.run(certificates::Cleaning::new(s.caches, s.config))),
     ("certificate-controller", "nodekeys", |s| s.run(certificates::Release::new(s.caches, s.config))),
-    ("resourcequota-controller", "resourcequota-controller", |s| {
-        s.run(resourcequota::ResourceQuotas::new(s.caches, s.client(), &s.census))
-    }),
+    ("resourcequota-controller", "resourcequota-controller", |s| s.run(resourcequota::Quotas::new(s.caches, s.client(), &s.census))),
     ("token-cleaner", "tokencleaner", |s| s.run(bootstrap::TokenCleaner::new(s.caches, s.config))),
     ("bootstrap-signer", "bootstrapsigner", |s| s.run(bootstrap::BootstrapSigner::new(s.caches))),
     ("node-controller", "cidrAllocator", |s| s.run(nodeipam::NodeIpam::new(s.caches, &s.config.cluster_cidrs))),

@@ -40,7 +40,7 @@ const WEIGHT: usize = 5_000;
 /// Objects that are measured before others have the thread.
 const TURN_OBJECTS: usize = 256;
 
-pub struct ResourceQuotas {
+pub struct Quotas {
     client: kube::Client,
     quotas: Cache<ResourceQuota>,
     pods: Cache<Pod>,
@@ -63,7 +63,7 @@ pub struct World {
     again: Duration,
 }
 
-impl ResourceQuotas {
+impl Quotas {
     pub fn new(caches: &Caches, client: kube::Client, census: &Census) -> Self {
         Self {
             client,
@@ -135,7 +135,7 @@ impl ResourceQuotas {
     }
 }
 
-impl Controller for ResourceQuotas {
+impl Controller for Quotas {
     type World = World;
 
     fn name(&self) -> &'static str {
@@ -210,7 +210,7 @@ impl Controller for ResourceQuotas {
 /// What an object takes, and when it stops taking it by itself.
 type Measured = (Measure, Option<Timestamp>);
 
-impl ResourceQuotas {
+impl Quotas {
     fn follow<K: Object>(&self, wake: &Wake, of: Of, cache: &Cache<K>, measured: fn(&K) -> Measured) {
         wake.needs(cache);
         let (ledger, concerns, looks, handle) = (self.ledger.clone(), self.concerns.clone(), self.looks.clone(), wake.handle());

@@ -16,6 +16,7 @@ use client::kube;
 use parking_lot::Mutex;
 use reconcile::{Action, Controller, Plan, Wake};
 
+use crate::census::Census;
 use ask::Found;
 use graph::{Graph, Node, Owner};
 use plan::{Judged, State, World};
@@ -28,6 +29,7 @@ pub struct Garbage {
     client: kube::Client,
     graph: Arc<Mutex<Graph>>,
     group: Group,
+    census: Census,
     tried: Mutex<HashMap<Key, Tried>>,
     wake: std::sync::OnceLock<follow::WakeUid>,
 }
@@ -39,9 +41,10 @@ struct Tried {
 }
 
 impl Garbage {
-    pub fn new(client: kube::Client, group: &Group) -> Self {
+    /// What comes and goes is told to `census`, too.
+    pub fn new(client: kube::Client, group: &Group, census: &Census) -> Self {
         let (tried, wake) = (Mutex::default(), std::sync::OnceLock::new());
-        Self { client, graph: Arc::default(), group: group.clone(), tried, wake }
+        Self { client, graph: Arc::default(), group: group.clone(), census: census.clone(), tried, wake }
     }
 
     async fn doubtful(&self, key: &Key, seen: &Node) -> Option<World> {
@@ -119,7 +122,8 @@ impl Controller for Garbage {
     fn watches(&self, wake: &Wake) {
         let handle = wake.handle();
         let wake = self.wake.get_or_init(|| Arc::new(move |uid: &str| handle(Key::new("", uid))));
-        follow::follow(self.client.clone(), self.graph.clone(), wake.clone(), &self.group);
+        let told = follow::Told { graph: self.graph.clone(), wake: wake.clone(), census: self.census.clone() };
+        follow::follow(self.client.clone(), told, &self.group);
     }
 
     fn weight(&self, world: &World) -> usize {

@@ -3,6 +3,7 @@
 mod amount;
 mod bootstrap;
 mod catalog;
+mod census;
 mod certificates;
 mod cronjob;
 mod deployment;
@@ -27,6 +28,7 @@ mod protection;
 mod replicas;
 mod replicaset;
 mod replicationcontroller;
+mod resourcequota;
 mod roles;
 mod root_ca;
 #[cfg(test)]
@@ -87,6 +89,8 @@ pub struct Start<'a> {
     owned: owned::Owned,
     selected: Arc<services::Selected>,
     on_node: index::ByNode,
+    /// What the garbage collector watches is told from there.
+    census: census::Census,
     #[cfg(test)]
     stills: Option<scale::Stills>,
 }
@@ -110,7 +114,7 @@ const TABLE: &[Row] = &[
     ("endpointslice-controller", "endpoint-slice-controller", |s| s.run(endpointslice::EndpointSlices::new(s.caches, &s.selected))),
     ("endpointslicemirroring-controller", "endpoint-slice-mirroring-controller", |s| s.run(endpointslicemirroring::Mirrors::new(s.caches))),
     ("namespace-controller", "namespace-controller", |s| s.run(namespace::Namespaces::new(s.caches, s.client()))),
-    ("generic-garbage-collector", "garbage-collector-controller", |s| s.run(garbage::Garbage::new(s.client(), s.group))),
+    ("generic-garbage-collector", "garbage-collector-controller", |s| s.run(garbage::Garbage::new(s.client(), s.group, &s.census))),
     ("node-controller", "node-controller", |s| s.run(nodelifecycle::NodeLifecycle::new(s.caches, &s.on_node, &s.config.nodes))),
     ("node-controller", "node-controller", |s| s.run(nodenews::NodeNews::new(s.caches))),
     ("ttl-controller", "ttl-controller", |s| s.run(nodettl::NodeTtl::new(s.caches))),
@@ -130,6 +134,7 @@ const TABLE: &[Row] = &[
     ("certificate-controller", "csrsigning", |s| s.run(certificates::Signing::new(s.caches, s.config))),
     ("certificate-controller", "csrcleaner", |s| s.run(certificates::Cleaning::new(s.caches, s.config))),
     ("certificate-controller", "nodekeys", |s| s.run(certificates::Release::new(s.caches, s.config))),
+    ("resourcequota-controller", "resourcequota-controller", |s| s.run(resourcequota::Quotas::new(s.caches, s.client(), &s.census))),
     ("token-cleaner", "tokencleaner", |s| s.run(bootstrap::TokenCleaner::new(s.caches, s.config))),
     ("bootstrap-signer", "bootstrapsigner", |s| s.run(bootstrap::BootstrapSigner::new(s.caches))),
     ("node-controller", "cidrAllocator", |s| s.run(nodeipam::NodeIpam::new(s.caches, &s.config.cluster_cidrs))),
@@ -147,6 +152,7 @@ pub fn start(config: &Config, caches: &Caches, clients: ClientFor<'_>, group: &G
         owned,
         selected,
         on_node,
+        census: census::Census::default(),
         #[cfg(test)]
         stills: None,
     };

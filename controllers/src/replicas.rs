@@ -318,7 +318,7 @@ mod tests {
 
     fn pod(name: &str, node: &str, ready_at: Option<i64>) -> Arc<Pod> {
         let owner = OwnerReference { uid: "u".into(), controller: Some(true), ..OwnerReference::default() };
-        let shared = Shared::new(SharedMeta { labels: None, owner_references: Some(vec![owner]) });
+        let shared = Shared::new(SharedMeta { owner_references: Some(vec![owner]), ..SharedMeta::default() });
         let metadata = PodMeta { name: Some(name.into()), uid: Some(name.into()), shared, ..PodMeta::default() };
         let spec = Some(PodSpec { node_name: Some(node.into()), ..PodSpec::default() });
         let ready = |s: i64| PodCondition {

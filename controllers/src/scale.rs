@@ -7,7 +7,7 @@ use api::{
         api::{
             apps::v1::{Deployment, ReplicaSet},
             coordination::v1::Lease,
-            core::v1::{Namespace, Node, Service},
+            core::v1::{Namespace, Node, ResourceQuota, Service},
             discovery::v1::{Endpoint, EndpointSlice},
             policy::v1::PodDisruptionBudget,
         },
@@ -26,7 +26,7 @@ use reconcile::{Controller, Still};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use crate::{Config, Entry, Start, TABLE, owned::Owned, services::Selected};
+use crate::{Config, Entry, Start, TABLE, census::Census, owned::Owned, services::Selected};
 
 const SIZES: [usize; 3] = [1_000, 10_000, 100_000];
 const NAMESPACE: &str = "crowd";
@@ -99,6 +99,7 @@ impl World {
             owned: Owned::new(&caches.of()),
             selected: Arc::new(Selected::new(&caches)),
             on_node: crate::index::by_node(&caches.of()),
+            census: Census::default(),
             stills: Some(stills.clone()),
         };
         TABLE.iter().for_each(|&(account, component, begin)| begin(&Entry { start: &start, account, component }));
@@ -127,6 +128,8 @@ impl World {
         self.sets.feed(of(set), false);
         let service = json!({"metadata": named("web", "service"), "spec": {"clusterIP": "10.96.0.9", "selector": {"tier": "front"}, "ports": [{"port": 80}]}});
         caches.of::<Service>().feed(of(service), false);
+        let quota = json!({"metadata": named("all", "quota"), "spec": {"hard": {"pods": "1000000", "requests.cpu": "1k"}}});
+        caches.of::<ResourceQuota>().feed(of(quota), false);
         let budget =
             json!({"metadata": named("web", "budget"), "spec": {"maxUnavailable": "10%", "selector": {"matchLabels": {"tier": "front"}}}});
         caches.of::<PodDisruptionBudget>().feed(of(budget), false);
@@ -151,7 +154,7 @@ impl World {
                 let mut alone = self.pod(at, true);
                 alone.metadata.name = Some(format!("alone-{at}"));
                 let labels = Some([("app".to_owned(), "alone".to_owned())].into());
-                alone.metadata.shared = Shared::new(SharedMeta { labels, owner_references: None });
+                alone.metadata.shared = Shared::new(SharedMeta { labels, ..SharedMeta::default() });
                 feed(&self.pods, alone);
             }
             self.count += 1;

@@ -13,8 +13,8 @@ use api::{
             certificates::v1::CertificateSigningRequest,
             coordination::v1::Lease,
             core::v1::{
-                ConfigMap, Endpoints, Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, ReplicationController, Secret,
-                Service, ServiceAccount,
+                ConfigMap, Endpoints, Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, ReplicationController, ResourceQuota,
+                Secret, Service, ServiceAccount,
             },
             discovery::v1::EndpointSlice,
             networking::v1::{IPAddress, ServiceCIDR},
@@ -154,6 +154,7 @@ objects![
     PodDisruptionBudget => PodDisruptionBudget,
     ReplicaSet => ReplicaSet,
     ReplicationController => ReplicationController,
+    ResourceQuota => ResourceQuota,
     RuntimeClass => RuntimeClass,
     Secret => Secret,
     Service => Service,

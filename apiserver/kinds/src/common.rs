@@ -31,7 +31,6 @@ pub mod node;
 pub mod path;
 pub mod query;
 pub mod read;
-pub mod resource_names;
 pub mod resources;
 pub mod selector;
 pub mod table;
@@ -39,6 +38,7 @@ pub mod webhook;
 
 pub use api::name_rules;
 pub use path::Path;
+pub use podspec::names as resource_names;
 pub use read::Read;
 
 /// All verbs, for [`Kind::verbs`].

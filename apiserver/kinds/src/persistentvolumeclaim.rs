@@ -9,6 +9,7 @@ use std::borrow::Cow;
 
 use api::{field_errors::FieldErrors, time::Timestamp};
 use apiserver::kind::{Column, Ctx, Kind, MetaCheck, Strategy, names};
+pub use podspec::quota::{CLASS_ANNOTATION, class};
 use serde_json::{Value, json};
 
 use crate::common::{
@@ -18,9 +19,6 @@ use crate::common::{
     resources::{canonical_list, quantity},
     table,
 };
-
-/// A claim's class before there was a field for it.
-pub const CLASS_ANNOTATION: &str = "volume.beta.kubernetes.io/storage-class";
 
 const CLASS_WARNING: &str = "deprecated since v1.8; use \"storageClassName\" attribute instead";
 /// The words of the table for access modes, in its order.
@@ -67,14 +65,6 @@ pub fn default_spec(spec: &mut Value) {
 pub fn default_status(status: &mut Value) {
     canonical_list(status, "capacity");
     canonical_list(status, "allocatedResources");
-}
-
-/// `GetPersistentVolumeClaimClass`; a PersistentVolume's class is found so, too.
-pub fn class(object: &Value) -> &str {
-    match object.at("metadata").at("annotations").at(CLASS_ANNOTATION).and_then(Value::as_str) {
-        Some(class) => class,
-        None => object.at("spec").text("storageClassName"),
-    }
 }
 
 /// `GetAccessModesAsString`

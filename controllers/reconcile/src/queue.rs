@@ -84,6 +84,15 @@ impl Queue {
         }
     }
 
+    /// As [`Queue::wake`], before all others that wait; one that waits already keeps its place.
+    pub fn wake_first(&self, key: Key) {
+        let mut inner = self.inner.lock();
+        if inner.wake(key) {
+            inner.ready.rotate_right(1);
+            self.woken.notify_one();
+        }
+    }
+
     /// The next key to run; it counts as running until [`Queue::finish`].
     pub fn next(&self) -> Option<Key> {
         let mut inner = self.inner.lock();
@@ -242,6 +251,18 @@ mod tests {
         assert_eq!(queue.next(), Some(key("a")), "woken while it ran");
         queue.finish(&key("a"), vec![]);
         assert_eq!(queue.next(), None);
+    }
+
+    #[test]
+    fn what_matters_much_runs_before_what_waits() {
+        let queue = Queue::default();
+        ["a", "b"].map(|name| queue.wake(key(name)));
+        queue.wake_first(key("c"));
+        queue.wake_first(key("b"));
+        let order: Vec<_> = std::iter::from_fn(|| queue.next()).collect();
+        assert_eq!(order, [key("c"), key("a"), key("b")]);
+        queue.wake_first(key("a"));
+        assert_eq!(queue.next(), None, "it runs");
     }
 
     #[test]

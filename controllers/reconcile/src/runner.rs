@@ -84,6 +84,15 @@ pub struct Wake {
 
 type Unreadable = Box<dyn Fn(&Key) -> bool + Send + Sync>;
 
+/// Whether a change of a controller's own object is one to run for, and how soon.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Matters {
+    Not,
+    Somewhat,
+    /// The key runs before those that wait already.
+    Much,
+}
+
 /// How far the cache of one resource has come, and all that is built on it (indices hear of a change before its revision is told).
 type Revision = Arc<AtomicU64>;
 
@@ -126,6 +135,22 @@ impl Wake {
                 && old.object_meta().generation != new.object_meta().generation
             {
                 queue.hurry(&own_key(&**new));
+            }
+        });
+    }
+
+    /// As [`Wake::on_own`], but for changes that do not matter: those wake nothing.
+    pub fn on_own_if<K: Object>(&self, cache: &Cache<K>, matters: impl Fn(Option<&K>, Option<&K>) -> Matters + Send + Sync + 'static) {
+        let own = cache.clone();
+        self.own.lock().push(Box::new(move |key| own.is_unreadable(key)));
+        self.on(cache, |_, _| {});
+        let queue = self.queue.clone();
+        cache.on_change(move |old, new| {
+            let Some(object) = new.or(old) else { return };
+            match matters(old.map(Arc::as_ref), new.map(Arc::as_ref)) {
+                Matters::Not => {}
+                Matters::Somewhat => queue.wake(own_key(&**object)),
+                Matters::Much => queue.wake_first(own_key(&**object)),
             }
         });
     }

@@ -29,7 +29,10 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use super::graph::{Graph, Node, Owner};
-use crate::catalog::{Collection, Served, served};
+use crate::{
+    catalog::{Collection, Served, served},
+    census::{Census, Change},
+};
 
 /// Collections that neither own nor are owned by rule (upstream: `DefaultIgnoredResources`).
 const IGNORED: [&str; 1] = ["events"];
@@ -42,16 +45,24 @@ const LISTED_WITHIN: Duration = Duration::from_secs(30);
 
 pub type WakeUid = Arc<dyn Fn(&str) + Send + Sync>;
 
-/// Watches every collection that can be deleted from, and calls `wake` with the uid of each object whose turn has come.
-pub fn follow(client: kube::Client, graph: Arc<Mutex<Graph>>, wake: WakeUid, group: &Group) {
-    let monitors = Monitors { client, graph, wake, group: group.clone(), running: HashMap::new(), begun: None };
+/// Who is told of what is seen.
+#[derive(Clone)]
+pub struct Told {
+    pub graph: Arc<Mutex<Graph>>,
+    /// Called with the uid of each object whose turn has come.
+    pub wake: WakeUid,
+    pub census: Census,
+}
+
+/// Watches every collection that can be deleted from.
+pub fn follow(client: kube::Client, told: Told, group: &Group) {
+    let monitors = Monitors { client, told, group: group.clone(), running: HashMap::new(), begun: None };
     group.spawn_loop("garbage collector discovery", Box::pin(monitors.run()));
 }
 
 struct Monitors {
     client: kube::Client,
-    graph: Arc<Mutex<Graph>>,
-    wake: WakeUid,
+    told: Told,
     group: Group,
     /// By group and plural.
     running: HashMap<(String, String), Monitor>,
@@ -87,7 +98,7 @@ impl Monitors {
     /// Nobody waits for ever for a collection that cannot be listed.
     fn until_whole(&self, pause: Duration) -> Duration {
         let Some(begun) = self.begun else { return pause };
-        let mut graph = self.graph.lock();
+        let mut graph = self.told.graph.lock();
         if graph.is_whole() {
             return pause;
         }
@@ -102,7 +113,8 @@ impl Monitors {
     /// Watches what is new, and ends the watches of what is no more served. What was seen of it stays in the graph: that a kind is not
     /// served does not mean that its objects are gone.
     fn sync(&mut self, served: &[Served]) {
-        self.graph.lock().serve(served);
+        self.told.graph.lock().serve(served);
+        self.told.census.serve(served);
         let is_first = self.begun.is_none();
         self.begun.get_or_insert_with(Instant::now);
         let is_watched = |s: &&Served| {
@@ -133,12 +145,11 @@ impl Monitors {
 
     fn start(&mut self, name: (String, String), collection: Arc<Collection>, known: Arc<Mutex<Uids>>, is_first: bool) {
         if is_first {
-            self.graph.lock().expect(collection.clone());
+            self.told.graph.lock().expect(collection.clone());
         }
         let monitor = Monitor { version: collection.version.clone(), group: self.group.child(), known: known.clone() };
-        let (client, graph, wake) = (self.client.clone(), self.graph.clone(), self.wake.clone());
-        let own = monitor.group.clone();
-        monitor.group.spawn_loop("garbage collector watch", Box::pin(watch(client, collection, graph, known, wake, own)));
+        let (client, told, own) = (self.client.clone(), self.told.clone(), monitor.group.clone());
+        monitor.group.spawn_loop("garbage collector watch", Box::pin(watch(client, collection, told, known, own)));
         if let Some(old) = self.running.insert(name, monitor) {
             old.group.stop();
         }
@@ -146,14 +157,8 @@ impl Monitors {
 }
 
 /// Ends, with its group, once the collection is no more served; the next discovery that has it again begins anew.
-async fn watch(
-    client: kube::Client,
-    collection: Arc<Collection>,
-    graph: Arc<Mutex<Graph>>,
-    known: Arc<Mutex<Uids>>,
-    wake: WakeUid,
-    own: Group,
-) {
+async fn watch(client: kube::Client, collection: Arc<Collection>, told: Told, known: Arc<Mutex<Uids>>, own: Group) {
+    let Told { graph, wake, census } = told;
     let resource = ApiResource {
         group: collection.group.clone(),
         version: collection.version.clone(),
@@ -170,14 +175,22 @@ async fn watch(
                 listed.clear();
                 continue;
             }
-            Ok(Event::InitApply(entry)) => take(&graph, &collection, &entry, &mut listed),
-            Ok(Event::Apply(entry)) => take(&graph, &collection, &entry, &mut known.lock()),
+            Ok(Event::InitApply(entry)) => take(&graph, &collection, &entry, &mut listed).0,
+            Ok(Event::Apply(entry)) => {
+                let (turn, is_new) = take(&graph, &collection, &entry, &mut known.lock());
+                if is_new {
+                    census.tell(&collection, Change::Came(entry.namespace()));
+                }
+                turn
+            }
             Ok(Event::Delete(entry)) => {
-                let uid = entry.0.uid.unwrap_or_default();
-                known.lock().remove(&*uid);
-                graph.lock().remove(&uid, true)
+                let uid = entry.0.uid.as_deref().unwrap_or_default();
+                known.lock().remove(uid);
+                census.tell(&collection, Change::Went(entry.namespace()));
+                graph.lock().remove(uid, true)
             }
             Ok(Event::InitDone) => {
+                census.tell(&collection, Change::Listed);
                 let mut known = known.lock();
                 let mut graph = graph.lock();
                 graph.listed(&collection);
@@ -210,10 +223,11 @@ fn is_gone(error: &watcher::Error) -> bool {
     status.code == 404
 }
 
-fn take(graph: &Mutex<Graph>, collection: &Arc<Collection>, entry: &Entry, known: &mut Uids) -> Vec<Arc<str>> {
+/// Whose turn it is, and whether the object is new.
+fn take(graph: &Mutex<Graph>, collection: &Arc<Collection>, entry: &Entry, known: &mut Uids) -> (Vec<Arc<str>>, bool) {
     let node = entry.node(collection);
-    known.insert(node.uid.clone());
-    graph.lock().put(node)
+    let is_new = known.insert(node.uid.clone());
+    (graph.lock().put(node), is_new)
 }
 
 /// An object's metadata, as far as garbage is concerned. Whatever else is in it, and how odd, does not keep it from being read.
@@ -221,6 +235,10 @@ fn take(graph: &Mutex<Graph>, collection: &Arc<Collection>, entry: &Entry, known
 pub struct Entry(ObjectMeta);
 
 impl Entry {
+    fn namespace(&self) -> &str {
+        self.0.namespace.as_deref().unwrap_or_default()
+    }
+
     pub fn node(&self, collection: &Arc<Collection>) -> Node {
         let metadata = &self.0;
         let owners = metadata.owner_references.iter().flatten().map(|reference| Owner {
@@ -360,8 +378,7 @@ mod tests {
         let group = Group::new();
         let mut monitors = Monitors {
             client: kube::Client::new(server, "default"),
-            graph: Arc::default(),
-            wake: Arc::new(|_| {}),
+            told: Told { graph: Arc::default(), wake: Arc::new(|_| {}), census: Census::default() },
             group: group.clone(),
             running: HashMap::new(),
             begun: None,

@@ -1,7 +1,8 @@
 //! Controllers beside the real API server over the memory store: garbage when it cannot learn what the server serves, conditions of pods that go,
-//! machines that join.
+//! machines that join, quotas.
 
 mod joining;
+mod quota;
 
 use std::{
     convert::Infallible,

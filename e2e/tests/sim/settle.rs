@@ -1,6 +1,6 @@
 //! What is stored -> what is not yet as users asked. Nothing, some time after the last fault.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{
     invariants::{State, controls, is_active, is_over, is_ready, text},
@@ -24,6 +24,9 @@ pub fn unsettled(state: &State) -> Vec<String> {
     }
     for service in state.of("services/specs", "") {
         left.extend(of_service(state, service).map(|why| format!("service {}: {why}", name(service))));
+    }
+    for quota in state.of("resourcequotas", "") {
+        left.extend(of_quota(state, quota).map(|why| format!("quota {}: {why}", name(quota))));
     }
     for node in state.of("minions", "") {
         if node.pointer("/spec/taints").is_some() || !is_ready(node) {
@@ -77,6 +80,16 @@ fn of_service(state: &State, service: &Value) -> Option<String> {
     let mut old: Vec<&str> = addresses.map(|a| text(a, "/ip")).collect();
     [&mut wanted, &mut sliced, &mut old].into_iter().for_each(|list| list.sort_unstable());
     (wanted != sliced || wanted != old).then(|| format!("ready pods {wanted:?}, slices {sliced:?}, endpoints {old:?}"))
+}
+
+/// What its status says is used is what there is.
+fn of_quota(state: &State, quota: &Value) -> Option<String> {
+    let namespace = text(quota, "/metadata/namespace");
+    let count = |resource: &str| state.of(resource, namespace).count().to_string();
+    let living = state.of("pods", namespace).filter(|pod| !is_over(pod)).count().to_string();
+    let wanted = json!({"pods": living, "count/pods": count("pods"), "count/replicasets.apps": count("replicasets")});
+    let (used, told) = (&quota["status"]["used"], &quota["status"]["hard"]);
+    (*used != wanted || *told != quota["spec"]["hard"]).then(|| format!("{used} is used, {wanted} is there"))
 }
 
 fn name(object: &Value) -> String {

@@ -72,6 +72,7 @@ async fn story(seed: u64) {
     for namespace in ["red", "green", "blue"] {
         user.make_namespace(namespace).await;
     }
+    user.make_quota("green").await;
     for step in 0..STEPS {
         if step.is_multiple_of(15) {
             house.set(weather(seed, &mut random));

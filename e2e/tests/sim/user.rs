@@ -157,6 +157,14 @@ impl User {
         self.make("/api/v1/namespaces", &format!("/registry/namespaces/{name}"), body).await;
     }
 
+    /// One that nothing is refused by.
+    pub async fn make_quota(&mut self, namespace: &str) {
+        let hard = json!({"pods": "1k", "count/pods": "1k", "count/replicasets.apps": "1k"});
+        let body = json!({"metadata": {"name": "all"}, "spec": {"hard": hard}});
+        self.make(&format!("/api/v1/namespaces/{namespace}/resourcequotas"), &format!("/registry/resourcequotas/{namespace}/all"), body)
+            .await;
+    }
+
     async fn make_deployment(&mut self, namespace: &str, name: &str) {
         let wants_port = name == "web" && namespace != "blue";
         let cpu = format!("{}m", self.random.random_range(1..9) * 100);

@@ -9,7 +9,7 @@ pub fn about(t: &Terminal) {
     t.run("kubectl get --raw /healthz").expect("ok");
     t.run("kubectl get --raw '/readyz?verbose'").expect("[+]").expect("readyz check passed");
     t.run("kubectl get --raw /metrics | head -n 50").expect("# TYPE");
-    t.run("kubectl get componentstatuses || true").lacks("panic");
+    t.run("kubectl get componentstatuses").matches("^etcd-0 +Healthy +ok").expect("scheduler");
     // With no node there is nothing to measure.
     t.run("kubectl get --raw /apis/metrics.k8s.io/v1beta1/nodes").expect("NodeMetricsList");
     t.run("kubectl get apiservice v1beta1.metrics.k8s.io").matches("^v1beta1.metrics.k8s.io +Local +True ");

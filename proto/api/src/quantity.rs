@@ -19,13 +19,13 @@ const NANO: i128 = 1_000_000_000;
 const MILLI: i128 = 1_000_000;
 
 /// A number with the suffix family it was written in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Quantity {
     nano: i128,
     format: Format,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Format {
     Binary,
     Decimal,
@@ -93,15 +93,25 @@ impl Quantity {
         self.nano == 0
     }
 
-    /// Keeps this one's format.
+    /// No fraction is left: rounded up, in the same format (upstream's `RoundUp(0)`).
+    #[must_use]
+    pub fn whole(self) -> Self {
+        Self { nano: ceil_div(self.nano, NANO).saturating_mul(NANO), format: self.format }
+    }
+
+    /// Keeps this one's format; nothing has none of its own (upstream's `Add`).
     #[must_use]
     pub fn plus(self, other: Self) -> Self {
-        Self { nano: self.nano.saturating_add(other.nano), format: self.format }
+        Self { nano: self.nano.saturating_add(other.nano), format: self.format_beside(other) }
     }
 
     #[must_use]
     pub fn minus(self, other: Self) -> Self {
-        Self { nano: self.nano.saturating_sub(other.nano), format: self.format }
+        Self { nano: self.nano.saturating_sub(other.nano), format: self.format_beside(other) }
+    }
+
+    fn format_beside(self, other: Self) -> Format {
+        if self.is_zero() { other.format } else { self.format }
     }
 }
 
@@ -198,6 +208,14 @@ mod tests {
         for (text, canonical) in cases {
             assert_eq!(Quantity::parse(text).unwrap().to_string(), canonical, "{text}");
         }
+    }
+
+    #[test]
+    fn a_sum_is_written_as_its_first_part_that_is_something() {
+        let of = |text: &str| Quantity::parse(text).unwrap();
+        assert_eq!(of("0").plus(of("256Mi")).plus(of("1")).to_string(), "268435457");
+        assert_eq!(of("0").plus(of("256Mi")).plus(of("2M")).minus(of("2M")).to_string(), "256Mi");
+        assert_eq!((of("1500m").whole().to_string(), of("0.1Gi").whole().to_string()), ("2".to_owned(), "107374183".to_owned()));
     }
 
     #[test]

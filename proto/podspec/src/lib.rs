@@ -1,12 +1,15 @@
-//! A pod, however it is kept -> what it asks for, which class it is of, what it puts up with, which ports of its node it takes.
+//! A pod, however it is kept -> what it asks for, which class it is of, what it puts up with, which ports of its node it takes; and what quotas
+//! count of it, and of objects of other kinds.
 //!
 //! One algorithm each, for all who ask: admission and strategies (JSON), schedulers and controllers (`client::pods`), node agents
 //! (k8s-openapi). A representation says how its fields are read, [`SpecView`] and [`ContainerView`]; nothing else depends on it.
 
 mod json;
 mod lists;
+pub mod names;
 mod ports;
 mod qos;
+pub mod quota;
 mod resources;
 #[cfg(test)]
 mod tests;

@@ -67,7 +67,7 @@ impl<'a> Amounts<'a> {
 
     /// On top of what was there.
     pub fn add(&mut self, name: &'a str, amount: Quantity) {
-        self.update(name, |sum| sum.map_or(amount, |sum| sum_of(sum, amount)));
+        self.update(name, |sum| sum.map_or(amount, |sum| sum.plus(amount)));
     }
 
     pub fn add_all(&mut self, more: impl Iterator<Item = (&'a str, Quantity)>) {
@@ -127,11 +127,6 @@ impl<'a> From<Option<&'a BTreeMap<String, Text>>> for List<'a> {
     fn from(list: Option<&'a BTreeMap<String, Text>>) -> Self {
         list.map_or(Self::Empty, Self::Typed)
     }
-}
-
-/// Nothing has no format of its own.
-pub(crate) fn sum_of(one: Quantity, more: Quantity) -> Quantity {
-    if one.is_zero() { more } else { one.plus(more) }
 }
 
 fn parsed(text: &Text) -> Option<Quantity> {

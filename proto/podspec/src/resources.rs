@@ -4,7 +4,7 @@
 
 use api::quantity::Quantity;
 
-use crate::{Amounts, ContainerView, List, SpecView, is_sidecar, lists::sum_of};
+use crate::{Amounts, ContainerView, List, SpecView, is_sidecar};
 
 /// Which of the two lists is summed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,7 +72,7 @@ pub fn aggregate<'a, S: SpecView>(
         } else {
             // What it does not name, the sidecars alone take, and `sum` has them all: no amount is negative.
             for (name, amount) in own.iter() {
-                peak.raise(name, sidecars.get(name).map_or(amount, |beside| sum_of(amount, beside)));
+                peak.raise(name, sidecars.get(name).map_or(amount, |beside| amount.plus(beside)));
             }
         }
     }

@@ -1,6 +1,6 @@
 //! k8s-openapi's pod -> its view.
 
-use api::k8s::api::core::v1::{Container, ContainerPort, PodSpec, ResourceRequirements};
+use api::k8s::api::core::v1::{Affinity, Container, ContainerPort, PodAffinityTerm, PodSpec, ResourceRequirements};
 
 use crate::{ContainerView, List, SpecView, Stated};
 
@@ -47,4 +47,16 @@ impl<'a> From<&'a ResourceRequirements> for Stated<'a> {
 /// See [`ContainerView::host_ports`].
 pub fn stated(port: &ContainerPort) -> (i32, &str, &str) {
     (port.host_port.unwrap_or(0), port.host_ip.as_deref().unwrap_or(""), port.protocol.as_deref().unwrap_or(""))
+}
+
+/// Whether a term of its affinity or anti-affinity may be about pods of other namespaces (`usesCrossNamespacePodAffinity`).
+pub fn crosses_namespaces(affinity: &Affinity) -> bool {
+    let crosses = |term: &PodAffinityTerm| term.namespace_selector.is_some() || term.namespaces.iter().flatten().next().is_some();
+    let (with, against) = (affinity.pod_affinity.as_ref(), affinity.pod_anti_affinity.as_ref());
+    let required = with.and_then(|side| side.required_during_scheduling_ignored_during_execution.as_ref());
+    let not = against.and_then(|side| side.required_during_scheduling_ignored_during_execution.as_ref());
+    let preferred = with.and_then(|side| side.preferred_during_scheduling_ignored_during_execution.as_ref());
+    let rather_not = against.and_then(|side| side.preferred_during_scheduling_ignored_during_execution.as_ref());
+    let weighted = preferred.into_iter().chain(rather_not).flatten().map(|weighted| &weighted.pod_affinity_term);
+    required.into_iter().chain(not).flatten().chain(weighted).any(crosses)
 }

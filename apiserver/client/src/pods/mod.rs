@@ -68,6 +68,8 @@ pub struct PodMeta {
 pub struct SharedMeta {
     pub labels: Option<BTreeMap<String, String>>,
     pub owner_references: Option<Vec<OwnerReference>>,
+    /// Of those that are being deleted.
+    pub deletion_grace_period_seconds: Option<i64>,
 }
 
 /// What is the pod's own; all else is found in its [`PodTemplateFields`].
@@ -86,12 +88,14 @@ pub struct PodSpec {
 /// What pods of one template have in common.
 #[derive(Debug, Default, PartialEq, Serialize)]
 pub struct PodTemplateFields {
+    pub active_deadline_seconds: Option<i64>,
     pub containers: Vec<Container>,
     pub init_containers: Option<Vec<Container>>,
     pub node_selector: Option<BTreeMap<String, String>>,
     pub overhead: Option<BTreeMap<String, Quantity>>,
     pub preemption_policy: Option<String>,
     pub priority: Option<i32>,
+    pub priority_class_name: Option<String>,
     pub resource_claims: Option<Vec<PodResourceClaim>>,
     pub resources: Option<ResourceRequirements>,
     pub scheduler_name: Option<String>,
@@ -312,6 +316,7 @@ struct WireMeta {
     generation: Option<i64>,
     creation_timestamp: Option<Time>,
     deletion_timestamp: Option<Time>,
+    deletion_grace_period_seconds: Option<i64>,
     finalizers: Option<Vec<String>>,
     #[serde(default, deserialize_with = "annotations")]
     annotations: Option<BTreeMap<String, String>>,
@@ -331,7 +336,11 @@ impl From<WireMeta> for PodMeta {
             deletion_timestamp: meta.deletion_timestamp,
             finalizers: meta.finalizers,
             annotations: meta.annotations,
-            shared: Shared::new(SharedMeta { labels: meta.labels, owner_references: meta.owner_references }),
+            shared: Shared::new(SharedMeta {
+                labels: meta.labels,
+                owner_references: meta.owner_references,
+                deletion_grace_period_seconds: meta.deletion_grace_period_seconds,
+            }),
         }
     }
 }
@@ -340,6 +349,7 @@ impl From<WireMeta> for PodMeta {
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Spec {
+    active_deadline_seconds: Option<i64>,
     node_name: Option<String>,
     hostname: Option<String>,
     volumes: Option<Vec<Volume>>,
@@ -351,6 +361,7 @@ struct Spec {
     overhead: Option<BTreeMap<String, Quantity>>,
     preemption_policy: Option<String>,
     priority: Option<i32>,
+    priority_class_name: Option<String>,
     resource_claims: Option<Vec<PodResourceClaim>>,
     resources: Option<ResourceRequirements>,
     scheduler_name: Option<String>,
@@ -363,12 +374,14 @@ struct Spec {
 impl From<Spec> for PodSpec {
     fn from(spec: Spec) -> Self {
         let template = PodTemplateFields {
+            active_deadline_seconds: spec.active_deadline_seconds,
             containers: spec.containers,
             init_containers: spec.init_containers,
             node_selector: spec.node_selector,
             overhead: spec.overhead,
             preemption_policy: spec.preemption_policy,
             priority: spec.priority,
+            priority_class_name: spec.priority_class_name,
             resource_claims: spec.resource_claims,
             resources: spec.resources,
             scheduler_name: spec.scheduler_name,

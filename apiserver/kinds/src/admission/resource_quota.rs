@@ -4,20 +4,20 @@
 //! fails where somebody else was faster and is then worked out anew; what goes is taken back by the quota controller.
 
 mod limited;
-mod usage;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use api::{GroupResource, Key, Status, quantity::Quantity};
 use apiserver::{
     engine::{Engine, Object, Unseen, View, Viewed},
     identity::{Admission, Operation, Review},
-    kind::Storage,
+    kind::{Ctx, Storage},
 };
 use async_trait::async_trait;
+use podspec::quota::{Evaluator, Measure, Scope, Standing, Usage, is_terminating};
 use serde_json::Value;
 
-use self::{limited::Limited, usage::Evaluator};
+use self::limited::Limited;
 use super::forbidden;
 use crate::common::{
     Read,
@@ -28,9 +28,6 @@ use crate::common::{
 
 /// What an entry counts in the view besides its texts.
 const ENTRY_BYTES: usize = 32;
-
-/// Resources by name.
-type Amounts = BTreeMap<String, Quantity>;
 
 #[derive(Default)]
 pub struct ResourceQuota {
@@ -52,16 +49,8 @@ impl ResourceQuota {
 struct Quota {
     name: String,
     scopes: Vec<Scope>,
-    hard: Amounts,
-    used: Amounts,
-}
-
-/// One requirement: a scope by itself, or of a selector.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Scope {
-    name: String,
-    operator: String,
-    values: Vec<String>,
+    hard: Usage,
+    used: Usage,
 }
 
 impl Viewed for Quota {
@@ -99,8 +88,8 @@ impl Admission for ResourceQuota {
         if locked.is_none() && quotas.is_empty() && self.limited.is_empty() {
             return Ok(());
         }
-        let evaluator = Evaluator::of(review.ctx.kind);
-        if !evaluator.handles(review.ctx, object, review.old) {
+        let evaluator = Evaluator::of(&review.ctx.kind.group, &review.ctx.kind.plural);
+        if !handles(&evaluator, review.ctx, object, review.old) {
             return Ok(());
         }
         if let Some(locked) = locked {
@@ -129,6 +118,19 @@ fn concerns(review: &Review<'_>) -> bool {
     !review.ctx.namespace.is_empty() && !is_event && kind.storage != Storage::Nowhere
 }
 
+/// Whether the write changes what is taken.
+fn handles(evaluator: &Evaluator, ctx: &Ctx<'_>, object: &Value, old: Option<&Value>) -> bool {
+    let (creates, updates) = (ctx.operation == Operation::Create, ctx.operation == Operation::Update);
+    let terminates = |pod: &Value| is_terminating(pod.at("spec").int("activeDeadlineSeconds"));
+    match (evaluator, ctx.subresource) {
+        (Evaluator::Pods, "") => creates || updates && old.is_some_and(|old| terminates(old) != terminates(object)),
+        (Evaluator::Pods, "resize") | (Evaluator::Claims, "status") => updates,
+        (Evaluator::Services | Evaluator::Claims | Evaluator::DeviceClaims, "") => creates || updates,
+        (Evaluator::Count(_), "") => creates,
+        _ => false,
+    }
+}
+
 fn resource() -> GroupResource {
     GroupResource::new("", "resourcequotas")
 }
@@ -141,8 +143,8 @@ async fn charge(review: &Review<'_>, name: &str, asked: &Asked<'_>) -> Result<()
         let status = make_child(object, "status").and_then(|status| make_child(status, "used"));
         let Some(used) = status else { return Ok(()) };
         for (resource, more) in &delta {
-            let before = quota.used.get(resource).copied().unwrap_or_else(|| more.minus(*more));
-            set(used, resource, before.plus(*more).to_string());
+            let sum = quota.used.get(resource).map_or(*more, |before| before.plus(*more));
+            set(used, resource, sum.to_string());
         }
         Ok(())
     };
@@ -158,26 +160,30 @@ async fn charge(review: &Review<'_>, name: &str, asked: &Asked<'_>) -> Result<()
 struct Asked<'v> {
     evaluator: Evaluator,
     object: &'v Value,
-    old: Option<&'v Value>,
-    now: Amounts,
-    before: Option<Amounts>,
+    now: Measure,
+    before: Option<Measure>,
 }
 
 impl<'v> Asked<'v> {
     fn new(evaluator: Evaluator, object: &'v Value, old: Option<&'v Value>) -> Self {
-        let (now, before) = (evaluator.usage(object), old.map(|old| evaluator.usage(old)));
-        Self { evaluator, object, old, now, before }
+        let (now, before) = (evaluator.measure(object), old.map(|old| evaluator.measure(old)));
+        Self { evaluator, object, now, before }
+    }
+
+    /// Whether the object is in the scope.
+    fn is_in(&self, scope: &Scope) -> bool {
+        scope.has(&self.now.standing)
     }
 
     /// What is to be added to the quota: nothing where it is not about the object.
     ///
     /// # Errors
     /// 403 in upstream's words.
-    fn of(&self, quota: &Quota, review: &Review<'_>) -> Result<Amounts, Status> {
+    fn of(&self, quota: &Quota, review: &Review<'_>) -> Result<Usage, Status> {
         let restricted: Vec<&str> = quota.hard.keys().map(String::as_str).filter(|name| self.evaluator.counts(name)).collect();
-        let is_in = |object: &Value| quota.scopes.iter().all(|scope| self.evaluator.is_in(scope, object));
-        if restricted.is_empty() || !is_in(self.object) {
-            return Ok(Amounts::new());
+        let is_in = |standing: &Standing| quota.scopes.iter().all(|scope| scope.has(standing));
+        if restricted.is_empty() || !is_in(&self.now.standing) {
+            return Ok(Usage::new());
         }
         if let Some(missing) = self.evaluator.missing(&restricted, self.object) {
             return Err(forbidden(review, &format!("failed quota: {}: must specify {missing}", quota.name)));
@@ -186,11 +192,11 @@ impl<'v> Asked<'v> {
             let why = format!("status unknown for quota: {}, resources: {}", quota.name, restricted.join(","));
             return Err(forbidden(review, &why));
         }
-        let negative: Vec<&str> = self.now.iter().filter(|(_, amount)| amount.is_negative()).map(|(name, _)| name.as_str()).collect();
+        let negative: Vec<&str> = self.now.usage.iter().filter(|(_, amount)| amount.is_negative()).map(|(name, _)| name.as_str()).collect();
         if !negative.is_empty() {
             return Err(forbidden(review, &format!("quota usage is negative for resource(s): {}", negative.join(","))));
         }
-        let before = self.before.as_ref().filter(|_| self.old.is_some_and(is_in));
+        let before = self.before.as_ref().filter(|before| is_in(&before.standing)).map(|before| &before.usage);
         let delta = self.delta(quota, before);
         let exceeded: Vec<&str> = delta
             .iter()
@@ -203,7 +209,7 @@ impl<'v> Asked<'v> {
         if exceeded.is_empty() {
             return Ok(delta);
         }
-        let print = |amounts: &Amounts| {
+        let print = |amounts: &Usage| {
             let of = |name: &&&str| amounts.get(**name).map(|amount| format!("{name}={amount}"));
             exceeded.iter().filter_map(|name| of(&name)).collect::<Vec<_>>().join(",")
         };
@@ -213,10 +219,14 @@ impl<'v> Asked<'v> {
     }
 
     /// Of what the quota limits, that by which it is more than `before`.
-    fn delta(&self, quota: &Quota, before: Option<&Amounts>) -> Amounts {
+    fn delta(&self, quota: &Quota, before: Option<&Usage>) -> Usage {
         let more = |name: &String, amount: &Quantity| before.and_then(|before| before.get(name)).map_or(*amount, |was| amount.minus(*was));
-        let all =
-            self.now.iter().filter(|(name, _)| quota.hard.contains_key(*name)).map(|(name, amount)| (name.clone(), more(name, amount)));
+        let all = self
+            .now
+            .usage
+            .iter()
+            .filter(|(name, _)| quota.hard.contains_key(*name))
+            .map(|(name, amount)| (name.clone(), more(name, amount)));
         all.filter(|(_, amount)| !amount.is_zero() && !amount.is_negative()).collect()
     }
 }
@@ -224,37 +234,11 @@ impl<'v> Asked<'v> {
 impl Quota {
     fn of(object: &Value) -> Self {
         let (spec, status) = (object.at("spec"), object.at("status"));
-        let plain = spec.list("scopes").iter().filter_map(Value::as_str);
-        let plain = plain.map(|name| Scope { name: name.to_owned(), operator: "Exists".to_owned(), values: Vec::new() });
-        let selected = spec.at("scopeSelector").list("matchExpressions").iter().map(Scope::of);
         let amounts = |list: &str| {
             let all = status.object(list).into_iter().flatten();
             all.filter_map(|(name, amount)| Some((name.clone(), quantity(amount)?))).collect()
         };
-        Self { name: read::name(object).to_owned(), scopes: plain.chain(selected).collect(), hard: amounts("hard"), used: amounts("used") }
-    }
-}
-
-impl Scope {
-    /// Of a `ScopedResourceSelectorRequirement`.
-    fn of(expression: &Value) -> Self {
-        Self {
-            name: expression.text("scopeName").to_owned(),
-            operator: expression.text("operator").to_owned(),
-            values: expression.list("values").iter().filter_map(Value::as_str).map(str::to_owned).collect(),
-        }
-    }
-
-    /// Whether one of the names fits, or none where there is none to fit.
-    fn selects(&self, names: &[&str]) -> bool {
-        let is_named = |name: &&str| self.values.iter().any(|value| value == name);
-        match self.operator.as_str() {
-            "In" => names.iter().any(is_named),
-            "NotIn" => names.is_empty() || names.iter().any(|name| !is_named(name)),
-            "Exists" => !names.is_empty(),
-            "DoesNotExist" => names.is_empty(),
-            _ => false,
-        }
+        Self { name: read::name(object).to_owned(), scopes: Scope::all(spec), hard: amounts("hard"), used: amounts("used") }
     }
 }
 
@@ -265,24 +249,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn selectors_choose_by_names() {
-        let scope = |operator: &str| Scope { name: "PriorityClass".into(), operator: operator.into(), values: vec!["a".into()] };
-        let cases = [
-            ("In", &["a"][..], true),
-            ("In", &["b"], false),
-            ("In", &[], false),
-            ("NotIn", &["b"], true),
-            ("NotIn", &["a"], false),
-            ("NotIn", &[], true),
-            ("Exists", &[], false),
-            ("DoesNotExist", &[], true),
-        ];
-        for (operator, names, wanted) in cases {
-            assert_eq!(scope(operator).selects(names), wanted, "{operator} {names:?}");
-        }
-    }
-
-    #[test]
     fn an_update_takes_the_difference() {
         let quota = Quota::of(
             &json!({"metadata": {"name": "q"}, "status": {"hard": {"requests.storage": "5Gi", "persistentvolumeclaims": "1"}, "used": {}}}),
@@ -290,8 +256,8 @@ mod tests {
         let claim = |size: &str| json!({"spec": {"resources": {"requests": {"storage": size}}}});
         let (new, old) = (claim("3Gi"), claim("1Gi"));
         let asked = Asked::new(Evaluator::Claims, &new, Some(&old));
-        let delta = asked.delta(&quota, asked.before.as_ref());
+        let delta = asked.delta(&quota, asked.before.as_ref().map(|before| &before.usage));
         assert_eq!(delta.iter().map(|(name, amount)| format!("{name}={amount}")).collect::<Vec<_>>(), ["requests.storage=2Gi"]);
-        assert!(Asked::new(Evaluator::Claims, &old, Some(&new)).delta(&quota, Some(&Evaluator::Claims.usage(&new))).is_empty());
+        assert!(Asked::new(Evaluator::Claims, &old, Some(&new)).delta(&quota, Some(&Evaluator::Claims.measure(&new).usage)).is_empty());
     }
 }

@@ -40,16 +40,16 @@ pub fn check(limited: &[Limited], asked: &Asked<'_>, quotas: &[impl AsRef<Quota>
     let takes_nothing = asked
         .before
         .as_ref()
-        .is_some_and(|before| asked.now.iter().all(|(name, amount)| before.get(name).is_some_and(|was| amount <= was)));
+        .is_some_and(|before| asked.now.usage.iter().all(|(name, amount)| before.usage.get(name).is_some_and(|was| amount <= was)));
     if limited.is_empty() || takes_nothing {
         return Ok(());
     }
     let kind = review.ctx.kind;
     let about = |one: &&Limited| one.group == kind.group && one.resource == kind.plural;
-    let taken = asked.now.iter().filter(|(_, amount)| !amount.is_zero() && !amount.is_negative()).map(|(name, _)| name.as_str());
+    let taken = asked.now.usage.iter().filter(|(_, amount)| !amount.is_zero() && !amount.is_negative()).map(|(name, _)| name.as_str());
     let rules: Vec<&Limited> = limited.iter().filter(about).collect();
     let mut lacking: BTreeSet<&str> = taken.filter(|name| rules.iter().any(|one| one.is_about(name))).collect();
-    let is_in = |scope: &Scope| asked.evaluator.is_in(scope, asked.object);
+    let is_in = |scope: &Scope| asked.is_in(scope);
     for quota in quotas.iter().map(AsRef::as_ref).filter(|quota| quota.scopes.iter().all(is_in)) {
         lacking.retain(|name| !quota.hard.contains_key(*name));
     }

@@ -1,7 +1,7 @@
 //! Names of resources: those without a domain, what counts them, and how names with one are told apart. Source: `pkg/apis/core/helper/helpers.go`,
 //! `pkg/quota/v1/evaluator/core`.
 
-use super::name_rules;
+use api::name_rules;
 
 /// What a quota measures a resource by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +42,9 @@ const NAMES: &[(&str, Of, Amount)] = &[
     ("resourcequotas", Of::Objects, Amount::Whole),
     ("secrets", Of::Objects, Amount::Whole),
 ];
+
+/// In front of a device class: an extended resource without a name of its own (KEP-5004).
+pub const DEVICE_CLASS: &str = "deviceclass.resource.kubernetes.io/";
 
 /// What a quota may ask every container to state.
 pub const COMPUTE: &[&str] = &["cpu", "memory", "limits.cpu", "limits.memory", "requests.cpu", "requests.memory"];

@@ -101,12 +101,7 @@ impl Remote {
         config.cluster_url = origin.clone();
         config.default_retry = false;
         let client = ClientBuilder::try_from((config, InGroup(group.clone()))).map_err(|error| chained(&error))?.build();
-        Ok(Self {
-            origin,
-            client,
-            path: if path.len() > 1 { path.trim_end_matches('/').to_owned() } else { path },
-            turns,
-        })
+        Ok(Self { origin, client, path: if path.len() > 1 { path.trim_end_matches('/').to_owned() } else { path }, turns })
     }
 
     /// Whom it asks, for the log: no more than its kubeconfig says, and no credentials.

@@ -219,7 +219,8 @@ mod tests {
     #[test]
     fn what_matters_much_runs_before_what_waits() {
         let queue = Queue::default();
-        ["a", "b"].map(|name| queue.wake(key(name)));
+        queue.wake(key("a"));
+        queue.wake(key("b"));
         queue.wake_first(key("c"));
         queue.wake_first(key("b"));
         let order: Vec<_> = std::iter::from_fn(|| queue.next()).collect();

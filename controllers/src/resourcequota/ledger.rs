@@ -220,7 +220,9 @@ fn add(sum: &mut Usage, more: &Usage) {
     for (resource, amount) in more {
         match sum.get_mut(resource) {
             Some(all) => *all = all.plus(*amount),
-            None => drop(sum.insert(resource.clone(), *amount)),
+            None => {
+                sum.insert(resource.clone(), *amount);
+            }
         }
     }
 }

@@ -17,7 +17,7 @@ use crate::flags::{Cli, Verb};
 const MIXIN: [&str; 17] = [
     r#"aggregator_unavailable_apiservice{name="v1.metrics.test"} 1"#,
     r#"aggregator_unavailable_apiservice_total{name="v1.metrics.test",reason="ServiceNotFound"}"#,
-    r#"apiserver_client_certificate_expiration_seconds_bucket{le="3600"} 0"#,
+    r#"apiserver_client_certificate_expiration_seconds_bucket{le="3600"} "#,
     "apiserver_client_certificate_expiration_seconds_count ",
     r#"apiserver_request_sli_duration_seconds_bucket{component="apiserver",group="",resource="pods",scope="namespace",subresource="",verb="LIST",version="v1",le="1"}"#,
     "apiserver_request_sli_duration_seconds_count{",

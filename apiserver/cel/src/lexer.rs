@@ -21,6 +21,30 @@ const SYMBOLS: [&str; 26] = [
     "&&", "||", "==", "!=", "<=", ">=", "[", "]", "{", "}", "(", ")", ".", ",", "-", "!", "?", ":", "+", "*", "/", "%", "<", ">", "=", "|",
 ];
 
+const KEYWORDS: [&str; 21] = [
+    "true",
+    "false",
+    "null",
+    "in",
+    "as",
+    "break",
+    "const",
+    "continue",
+    "else",
+    "for",
+    "function",
+    "if",
+    "import",
+    "let",
+    "loop",
+    "package",
+    "namespace",
+    "return",
+    "var",
+    "void",
+    "while",
+];
+
 /// Tokens with the place of each.
 pub fn tokens(source: &str) -> Result<Vec<(usize, Token)>, Issue> {
     let chars: Vec<char> = source.chars().collect();
@@ -36,6 +60,11 @@ pub fn tokens(source: &str) -> Result<Vec<(usize, Token)>, Issue> {
             return Ok(out);
         }
     }
+}
+
+/// Whether the language keeps the word for itself (`RESERVED` in cel-spec `doc/langdef.md`): no variable can have it for a name.
+pub fn is_reserved(word: &str) -> bool {
+    KEYWORDS.contains(&word)
 }
 
 struct Lexer<'c> {

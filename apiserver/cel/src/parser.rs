@@ -1,9 +1,8 @@
 //! Tokens -> an expression.
 
 use super::{
-    lexer::{Token, tokens},
+    lexer::{Token, is_reserved, tokens},
     syntax::{Expr, Issue, Literal, Macro, Node, Optional},
-    types::is_reserved,
 };
 
 /// Nesting of brackets, links of one chain, and depth of the whole tree: all that goes through it does so on the stack (cel-go's bound of nesting is 250).

@@ -2,6 +2,7 @@
 
 use std::{borrow::Cow, fmt, rc::Rc};
 
+use super::lexer::is_reserved;
 use crate::schema::{Additional, Node, Type};
 
 /// A static type.
@@ -162,41 +163,12 @@ impl fmt::Display for T<'_> {
     }
 }
 
-const KEYWORDS: [&str; 21] = [
-    "true",
-    "false",
-    "null",
-    "in",
-    "as",
-    "break",
-    "const",
-    "continue",
-    "else",
-    "for",
-    "function",
-    "if",
-    "import",
-    "let",
-    "loop",
-    "package",
-    "namespace",
-    "return",
-    "var",
-    "void",
-    "while",
-];
-
-/// Whether the language keeps the word for itself (`RESERVED` in cel-spec `doc/langdef.md`): no variable can have it for a name.
-pub fn is_reserved(word: &str) -> bool {
-    KEYWORDS.contains(&word)
-}
-
 /// A name in a rule -> the field's name; `None` for what stands for none.
 pub fn unescaped(name: &str) -> Option<Cow<'_, str>> {
     if !name.contains("__") {
         return Some(Cow::Borrowed(name));
     }
-    if let Some(word) = name.strip_prefix("__").and_then(|name| name.strip_suffix("__")).filter(|word| KEYWORDS.contains(word)) {
+    if let Some(word) = name.strip_prefix("__").and_then(|name| name.strip_suffix("__")).filter(|word| is_reserved(word)) {
         return Some(Cow::Owned(word.to_owned()));
     }
     let mut out = String::new();

@@ -2,13 +2,16 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet, VecDeque},
-    time::Duration,
+    sync::Arc,
+    time::{Duration, Instant},
 };
 
 use api::{GroupResource, Key, steps};
 use parking_lot::Mutex;
 use rand::Rng;
 use tokio::sync::Notify;
+
+use crate::told::{self, Standing, Told};
 
 const BACKOFF_MIN: Duration = Duration::from_millis(5);
 const BACKOFF_MAX: Duration = Duration::from_secs(60);
@@ -25,9 +28,10 @@ pub(crate) struct Queue {
 
 #[derive(Default)]
 struct Inner {
-    ready: VecDeque<Key>,
+    /// Since when, on the machine's clock: for who looks at it from outside.
+    ready: VecDeque<(Key, Instant)>,
     queued: HashSet<Key>,
-    running: HashSet<Key>,
+    running: HashMap<Key, Instant>,
     /// Woken while running, held or resting: runs again afterwards.
     dirty: HashSet<Key>,
     held: HashMap<Key, Hold>,
@@ -37,6 +41,7 @@ struct Inner {
     /// Until [`Queue::rested`].
     resting: HashSet<Key>,
     failures: HashMap<Key, u32>,
+    told: Option<Told>,
 }
 
 /// By revision: who waits for it.
@@ -51,8 +56,30 @@ struct Hold {
 }
 
 impl Queue {
+    /// One that is on the page of metrics, under the name of the controller's queue.
+    pub fn of(controller: &'static str) -> Arc<Self> {
+        let (this, name) = (Arc::new(Self::default()), told::queue_name(controller));
+        this.inner.lock().told = Some(Told::new(&name));
+        let followed = Arc::downgrade(&this);
+        told::follow(name, move || followed.upgrade().map(|queue| queue.standing()));
+        this
+    }
+
+    pub fn standing(&self) -> Standing {
+        let inner = self.inner.lock();
+        let took = || inner.running.values().map(Instant::elapsed);
+        Standing { depth: inner.ready.len(), unfinished: took().sum(), longest: took().max().unwrap_or_default() }
+    }
+
     pub fn wake(&self, key: Key) {
-        if self.inner.lock().wake(key) {
+        let mut inner = self.inner.lock();
+        let waiting = inner.queued.len() + inner.dirty.len();
+        let is_ready = inner.wake(key);
+        if let Some(told) = inner.told.as_ref().filter(|_| inner.queued.len() + inner.dirty.len() > waiting) {
+            told.added();
+        }
+        drop(inner);
+        if is_ready {
             self.woken.notify_one();
         }
     }
@@ -69,9 +96,13 @@ impl Queue {
     /// The next key to run; it counts as running until [`Queue::finish`].
     pub fn next(&self) -> Option<Key> {
         let mut inner = self.inner.lock();
-        let key = inner.ready.pop_front()?;
+        let (key, since) = inner.ready.pop_front()?;
         inner.queued.remove(&key);
-        inner.running.insert(key.clone());
+        let now = Instant::now();
+        if let Some(told) = &inner.told {
+            told.waited(now - since);
+        }
+        inner.running.insert(key.clone(), now);
         Some(key)
     }
 
@@ -84,7 +115,7 @@ impl Queue {
     pub fn rested(&self, key: &Key) {
         let mut inner = self.inner.lock();
         inner.resting.remove(key);
-        let due = !inner.running.contains(key) && !inner.held.contains_key(key) && inner.dirty.remove(key);
+        let due = !inner.running.contains_key(key) && !inner.held.contains_key(key) && inner.dirty.remove(key);
         if due && inner.wake(key.clone()) {
             self.woken.notify_one();
         }
@@ -100,7 +131,10 @@ impl Queue {
     /// The run is over; `pending` is what the caches have not seen yet of what it wrote.
     pub fn finish(&self, key: &Key, pending: Written) {
         let mut inner = self.inner.lock();
-        inner.running.remove(key);
+        let since = inner.running.remove(key);
+        if let (Some(told), Some(since)) = (&inner.told, since) {
+            told.worked(since.elapsed());
+        }
         if !pending.is_empty() {
             inner.hold(key, pending);
         } else if !inner.resting.contains(key) && inner.dirty.remove(key) && inner.wake(key.clone()) {
@@ -144,6 +178,9 @@ impl Queue {
     /// How long to wait before the next try; longer with each failure in a row.
     pub fn failed(&self, key: &Key) -> Duration {
         let mut inner = self.inner.lock();
+        if let Some(told) = &inner.told {
+            told.retried();
+        }
         let failures = inner.failures.entry(key.clone()).or_insert(0);
         let wait = BACKOFF_MIN.saturating_mul(1u32.checked_shl(*failures).unwrap_or(u32::MAX)).min(BACKOFF_MAX);
         *failures = failures.saturating_add(1);
@@ -177,13 +214,13 @@ impl Inner {
 
     /// True if a key became ready.
     fn wake(&mut self, key: Key) -> bool {
-        if self.running.contains(&key) || self.held.contains_key(&key) || self.resting.contains(&key) {
+        if self.running.contains_key(&key) || self.held.contains_key(&key) || self.resting.contains(&key) {
             self.dirty.insert(key);
             return false;
         }
         let fresh = self.queued.insert(key.clone());
         if fresh {
-            self.ready.push_back(key);
+            self.ready.push_back((key, Instant::now()));
         }
         fresh
     }
@@ -219,8 +256,7 @@ mod tests {
     #[test]
     fn what_matters_much_runs_before_what_waits() {
         let queue = Queue::default();
-        queue.wake(key("a"));
-        queue.wake(key("b"));
+        ["a", "b"].into_iter().for_each(|name| queue.wake(key(name)));
         queue.wake_first(key("c"));
         queue.wake_first(key("b"));
         let order: Vec<_> = std::iter::from_fn(|| queue.next()).collect();

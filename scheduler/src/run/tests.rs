@@ -142,7 +142,6 @@ async fn what_is_decided_is_told() {
         "scheduler_scheduling_algorithm_duration_seconds_count",
         "scheduler_pod_scheduling_sli_duration_seconds_count{attempts=\"1\"}",
         "scheduler_pod_scheduling_attempts_count",
-        "rest_client_requests_total{code=\"201\",method=\"POST\",host=\"localhost\"}",
     ];
     let told = tokio::time::timeout(BOUND, async {
         while !all.iter().all(|name| counts(name)) {

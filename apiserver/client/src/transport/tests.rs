@@ -190,11 +190,12 @@ async fn a_server_is_not_flooded_with_connections() {
     let (a, group) = (House::open("a").await, Group::new());
     let transport = transport(&[&a], &group);
     asked(&transport).await.unwrap();
-    let mut state = transport.connector.state.lock();
-    let first = state.open[0].clone();
-    state.open = vec![first.clone(); CONNECTIONS_MAX];
-    let places: Vec<Place> = std::iter::from_fn(|| first.place()).collect();
-    drop(state);
+    let places: Vec<Place> = {
+        let mut state = transport.connector.state.lock();
+        let first = state.open[0].clone();
+        state.open = vec![first.clone(); CONNECTIONS_MAX];
+        std::iter::from_fn(|| first.place()).collect()
+    };
     assert!(asked(&transport).await.unwrap_err().contains("too many requests are open"));
     drop(places);
     asked(&transport).await.unwrap();

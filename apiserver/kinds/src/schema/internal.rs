@@ -97,9 +97,12 @@ impl Printer {
             // A pod always has one: the conversion puts into it what stands beside it in v1.
             (Type::Maybe(name @ "core.PodSecurityContext"), value) => self.object(name, value, around),
             (Type::Struct(name), value) | (Type::Maybe(name), value @ Some(_)) => self.object(name, value, around),
-            (Type::List(name), Some(Value::Array(list))) => list.iter().map(|item| self.object(name, Some(item), around)).collect(),
+            (Type::List(name), Some(Value::Array(list))) => {
+                list.iter().map(|item| self.value(Type::Struct(name), Some(item), around)).collect()
+            }
             (Type::MapOf(name), Some(Value::Object(map))) => {
-                let mut out: Map<_, _> = map.iter().map(|(key, item)| (key.clone(), self.object(name, Some(item), around))).collect();
+                let shown = map.iter().map(|(key, item)| (key.clone(), self.value(Type::Struct(name), Some(item), around)));
+                let mut out: Map<_, _> = shown.collect();
                 out.sort_keys();
                 Value::Object(out)
             }

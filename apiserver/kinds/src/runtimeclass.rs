@@ -117,7 +117,9 @@ mod tests {
             ),
             (
                 json!({"handler": "a", "scheduling": {"tolerations": [twice, twice, {"key": "a"}]}}),
-                &["scheduling.tolerations[1]: Duplicate value: {\"key\":\"a\",\"operator\":\"Exists\"}"],
+                &[
+                    "scheduling.tolerations[1]: Duplicate value: {\"Key\":\"a\",\"Operator\":\"Exists\",\"Value\":\"\",\"Effect\":\"\",\"TolerationSeconds\":null}",
+                ],
             ),
         ];
         for (object, wanted) in cases {

@@ -65,6 +65,9 @@ struct Printer {
 
 impl Printer {
     fn object(&mut self, typ: &str, value: Option<&Value>, around: Option<&Value>) -> Value {
+        if let Some(value) = value.filter(|_| self.left == 0) {
+            return value.clone();
+        }
         let mut out = Map::new();
         self.fill(typ, value, around, &mut out);
         Value::Object(out)

@@ -64,6 +64,10 @@ pub async fn keep_claims(engine: Arc<Engine>, config: Config) {
     let mut young = Box::pin(tokio::time::sleep(ORPHAN_GRACE));
     let (mut is_young, mut pause) = (true, RETRY.0);
     let mut unlocked = engine.unlocked();
+    if *unlocked.borrow() > 0 {
+        // Before anybody listened.
+        unlocked.mark_changed();
+    }
     loop {
         tokio::select! {
             () = lost.some.notified() => {}

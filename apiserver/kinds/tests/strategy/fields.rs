@@ -10,7 +10,8 @@ use std::{
 const METHODS: [&str; 8] = ["at", "text", "int", "flag", "is_true", "list", "object", "entries"];
 const FUNCTIONS: [&str; 10] =
     ["child", "make_child", "default_to", "default_text", "default_number", "each", "set", "remove", "carry", "part"];
-/// Keys of maps, a field of RangeAllocation, which is stored and never served, and what configurations of admission plugins name.
+/// Keys of maps, a field of RangeAllocation, which is stored and never served, and what configurations of admission plugins and the annotation
+/// `preferAvoidPods` name.
 const NO_FIELDS: &[&str] = &[
     "endpoints.kubernetes.io/managed-by",
     "endpointslice.kubernetes.io/managed-by",
@@ -26,6 +27,10 @@ const NO_FIELDS: &[&str] = &[
     "limitedResources",
     "matchScopes",
     "podNodeSelectorPluginConfig",
+    "staticManifestsDir",
+    "preferAvoidPods",
+    "podSignature",
+    "podController",
     "whitelist",
 ];
 

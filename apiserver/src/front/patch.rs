@@ -102,7 +102,9 @@ pub(crate) fn is_apply(headers: &HeaderMap) -> bool {
 /// Most send JSON, which is YAML.
 fn configuration(body: &[u8], query: &Query) -> Result<(Patch, Vec<String>), Status> {
     let refused = |why: String| Status::bad_request(format!("error decoding YAML: {why}"));
-    let parsed = parse::json(body).or_else(|_| parse::yaml(body)).map_err(refused)?;
+    // Where a key stands twice it is YAML's reader that tells of it.
+    let json = parse::json(body).ok().filter(|parsed| parsed.duplicates.is_empty());
+    let parsed = json.map_or_else(|| parse::yaml(body), Ok).map_err(refused)?;
     let value = match parsed.value {
         Value::Null => Value::Object(serde_json::Map::new()),
         Value::Object(map) => Value::Object(map),
@@ -112,7 +114,7 @@ fn configuration(body: &[u8], query: &Query) -> Result<(Patch, Vec<String>), Sta
             return Err(refused(format!("error unmarshaling JSON: while decoding JSON: {why}")));
         }
     };
-    Ok((Patch::Apply(Configuration { value, is_forced: query.flag("force") }), parsed.duplicates))
+    Ok((Patch::Apply(Configuration { value, is_forced: query.flag("force") }), parsed.lines))
 }
 
 /// `refused` comes before what is wrong.

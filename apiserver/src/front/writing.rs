@@ -124,6 +124,7 @@ impl Call {
             let is_new = value.is_null();
             patch.apply(&ctx, value, &spent).map_err(refused)?;
             if is_apply {
+                self.notes.warn(applied_strictly(&duplicates, options.validation)?);
                 self.applied(kind, value, is_new)?;
             }
             if scale.is_none() {
@@ -132,8 +133,8 @@ impl Call {
                 let named = parse::name_kind(&kind.schema, &gvk, value, body);
                 named.map_err(|status| renamed_by_patch(&patch, kind, value, status))?;
                 // What is applied has been held against the schema already.
-                let mode = if is_apply && duplicates.is_empty() { FieldValidation::Ignore } else { options.validation };
-                let texts = kind.schema.check(&gvk, value, &duplicates, mode);
+                let (twice, mode) = if is_apply { (&[][..], FieldValidation::Ignore) } else { (&duplicates[..], options.validation) };
+                let texts = kind.schema.check(&gvk, value, twice, mode);
                 self.notes.warn(texts.map_err(|status| refused_patch(&patch, kind, value, status))?);
                 self.check_name(value)?;
             }
@@ -281,6 +282,18 @@ fn checked(schema: &Schema, gvk: &Gvk, parsed: &mut Parsed, mode: FieldValidatio
         FieldValidation::Warn | FieldValidation::Ignore => parsed.lines.clone(),
     };
     schema::strict(gvk, lines.into_iter().chain(unknown).collect(), mode)
+}
+
+/// What a configuration that is applied says twice, in the words of YAML's reader (`applyPatchToCurrentObject`).
+fn applied_strictly(lines: &[String], mode: FieldValidation) -> Result<Vec<String>, Status> {
+    match mode {
+        FieldValidation::Strict if !lines.is_empty() => Err(Status::bad_request(format!(
+            "error strict decoding YAML: error converting YAML to JSON: yaml: unmarshal errors:\n  {}",
+            lines.join("\n  ")
+        ))),
+        FieldValidation::Strict | FieldValidation::Warn => Ok(lines.to_vec()),
+        FieldValidation::Ignore => Ok(Vec::new()),
+    }
 }
 
 /// A patch makes an object of another kind of it: what comes of patches by JSON is decoded as what it says it is, and then is not what was to come.

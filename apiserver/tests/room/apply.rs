@@ -383,3 +383,20 @@ fn who_applies_different_things_may_come_in_any_order() {
     });
     outcome.unwrap();
 }
+
+#[tokio::test]
+async fn keys_that_stand_twice_are_told_by_their_lines() {
+    let room = Room::new().await;
+    let body = "apiVersion: test.io/v1\nkind: Thing\nmetadata: {name: twice}\nspec:\n  colour: red\n  colour: blue\n";
+    let apply = async |more: &str| {
+        let path = format!("{THINGS}/twice?fieldManager=m{more}");
+        room.raw("PATCH", &path, body, &[("content-type", YAML)]).await
+    };
+    let line = "line 6: key \"colour\" already set in map";
+    let refused = apply("&fieldValidation=Strict").await.refused(400, "error strict decoding YAML: error converting YAML to JSON: ");
+    assert!(refused["message"].as_str().unwrap().ends_with(&format!("yaml: unmarshal errors:\n  {line}")), "{refused}");
+    let warned = apply("").await;
+    assert!(warned.headers["warning"].to_str().unwrap().contains("already set in map"), "{:?}", warned.headers);
+    assert_eq!(warned.ok(201)["spec"]["colour"], "blue");
+    assert!(!apply("&fieldValidation=Ignore").await.headers.contains_key("warning"));
+}

@@ -22,6 +22,8 @@ use crate::{
     owned::{Owned, Tally},
 };
 
+/// The condition of a set whose pods cannot be made.
+pub const FAILURE: &str = "ReplicaFailure";
 /// Pods made or deleted in one run; the next run does the rest.
 const BURST: usize = 500;
 
@@ -296,6 +298,22 @@ fn count(n: usize) -> i32 {
     i32::try_from(n).unwrap_or(i32::MAX)
 }
 
+/// Conditions of a status with `ReplicaFailure` in it while `failure` lasts, and without it else. `typ` is a condition's type, `fresh` one that says
+/// the message.
+///
+/// An old failure is no news once the count is right. While it lasts the condition stays as it is: a message that names another pod each time would
+/// be a change, and wake the set again at once.
+pub fn with_failure<C: Clone>(
+    old: Option<&Vec<C>>,
+    failure: Option<&String>,
+    typ: impl Fn(&C) -> &str,
+    fresh: impl FnOnce(&str) -> C,
+) -> Option<Vec<C>> {
+    let (told, mut conditions): (Vec<C>, Vec<C>) = old.into_iter().flatten().cloned().partition(|condition| typ(condition) == FAILURE);
+    conditions.extend(failure.map(|message| told.into_iter().next().unwrap_or_else(|| fresh(message))));
+    (!conditions.is_empty()).then_some(conditions)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -360,6 +378,19 @@ mod tests {
             _ => None,
         };
         actions.iter().filter_map(deleted).collect()
+    }
+
+    #[test]
+    fn a_failure_is_told_while_it_lasts_and_stays_as_it_was_told_first() {
+        let told = |old: &[(&'static str, &str)], failure: Option<&str>| {
+            let old = old.iter().map(|(typ, message)| (*typ, (*message).to_owned())).collect();
+            with_failure(Some(&old), failure.map(str::to_owned).as_ref(), |condition| condition.0, |message| (FAILURE, message.to_owned()))
+        };
+        let one = |typ, message: &str| (typ, message.to_owned());
+        assert_eq!(told(&[], Some("no room")), Some(vec![one(FAILURE, "no room")]));
+        assert_eq!(told(&[("Other", "x"), (FAILURE, "first")], Some("then")), Some(vec![one("Other", "x"), one(FAILURE, "first")]));
+        assert_eq!(told(&[("Other", "x"), (FAILURE, "first")], None), Some(vec![one("Other", "x")]));
+        assert_eq!(told(&[(FAILURE, "first")], None), None);
     }
 
     #[test]

@@ -19,10 +19,8 @@ use crate::{
     Config,
     lasted::Ages,
     owned::Owned,
-    replicas::{Counts, Pods, Seen, Wanted, creation_failed, decide, watches},
+    replicas::{Counts, FAILURE, Pods, Seen, Wanted, creation_failed, decide, watches, with_failure},
 };
-
-const FAILURE: &str = "ReplicaFailure";
 
 pub struct ReplicaSets {
     sets: Cache<ReplicaSet>,
@@ -107,19 +105,15 @@ fn selector(set: &ReplicaSet) -> Option<Labels> {
 
 fn status(set: &ReplicaSet, replicas: i32, counts: Counts, seen: &Seen) -> ReplicaSetStatus {
     let some = |n: i32| (n != 0).then_some(n);
-    let old = set.status.as_ref().and_then(|s| s.conditions.clone()).unwrap_or_default();
-    let mut conditions: Vec<ReplicaSetCondition> = old.into_iter().filter(|c| c.type_ != FAILURE).collect();
-    // An old failure is no news once the count is right. While it lasts the condition stays as it is: a message that names another pod each
-    // time would be a change, and wake the set again at once.
-    if let Some(message) = seen.failure.as_ref().filter(|_| counts.replicas < replicas) {
-        conditions.push(failing(set).cloned().unwrap_or_else(|| ReplicaSetCondition {
-            type_: FAILURE.into(),
-            status: "True".into(),
-            reason: Some("FailedCreate".into()),
-            message: Some(message.clone()),
-            last_transition_time: Some(Time(seen.lasted.now)),
-        }));
-    }
+    let fresh = |message: &str| ReplicaSetCondition {
+        type_: FAILURE.into(),
+        status: "True".into(),
+        reason: Some("FailedCreate".into()),
+        message: Some(message.into()),
+        last_transition_time: Some(Time(seen.lasted.now)),
+    };
+    let old = set.status.as_ref().and_then(|s| s.conditions.as_ref());
+    let failure = seen.failure.as_ref().filter(|_| counts.replicas < replicas);
     ReplicaSetStatus {
         replicas: counts.replicas,
         fully_labeled_replicas: some(counts.fully_labeled),
@@ -127,12 +121,6 @@ fn status(set: &ReplicaSet, replicas: i32, counts: Counts, seen: &Seen) -> Repli
         available_replicas: some(counts.available),
         terminating_replicas: Some(counts.terminating),
         observed_generation: set.metadata.generation,
-        conditions: (!conditions.is_empty()).then_some(conditions),
+        conditions: with_failure(old, failure, |condition| &condition.type_, fresh),
     }
-}
-
-/// What the set says of its failing already.
-fn failing(set: &ReplicaSet) -> Option<&ReplicaSetCondition> {
-    let conditions = set.status.as_ref()?.conditions.as_deref()?;
-    conditions.iter().find(|c| c.type_ == FAILURE)
 }

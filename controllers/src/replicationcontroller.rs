@@ -1,21 +1,25 @@
 //! ReplicationController -> Pods: keep the count. The older sister of ReplicaSet.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use api::{
     Key,
-    k8s::api::core::v1::{ReplicationController, ReplicationControllerStatus},
+    k8s::{
+        api::core::v1::{ReplicationController, ReplicationControllerCondition, ReplicationControllerStatus},
+        apimachinery::pkg::apis::meta::v1::Time,
+    },
     selector::Labels,
     time::Timestamp,
 };
 use client::{Cache, Caches, kube, pods::Pod};
+use parking_lot::Mutex;
 use reconcile::{Action, Controller, Owner, Plan, Wake};
 
 use crate::{
     Config,
     lasted::Ages,
     owned::Owned,
-    replicas::{Pods, Seen, Wanted, creation_failed, decide, watches},
+    replicas::{FAILURE, Pods, Seen, Wanted, creation_failed, decide, watches, with_failure},
 };
 
 pub struct Controllers {
@@ -23,6 +27,7 @@ pub struct Controllers {
     pods: Cache<Pod>,
     owned: Owned,
     ages: Ages,
+    failures: Mutex<HashMap<Key, String>>,
 }
 
 pub struct World {
@@ -32,7 +37,8 @@ pub struct World {
 
 impl Controllers {
     pub fn new(caches: &Caches, owned: &Owned, config: &Config) -> Self {
-        Self { controllers: caches.of(), owned: owned.clone(), ages: Ages::new(&config.clock), pods: caches.of() }
+        let (owned, ages) = (owned.clone(), Ages::new(&config.clock));
+        Self { controllers: caches.of(), owned, ages, pods: caches.of(), failures: Mutex::default() }
     }
 }
 
@@ -54,12 +60,14 @@ impl Controller for Controllers {
     async fn observe(&self, key: &Key) -> Option<World> {
         let (found, now) = (self.controllers.get(key), Timestamp::now());
         let Some(controller) = found else {
+            self.failures.lock().remove(key);
             self.ages.of(key, [], now);
             return None;
         };
         let pods = Pods::look(&self.owned, &controller.metadata, selector(&controller).as_ref(), bounds(&controller), now);
         let lasted = self.ages.of(key, pods.young(bounds(&controller).1, now), now);
-        Some(World { controller, seen: Seen { pods, lasted, random: rand::random(), failure: None } })
+        let failure = self.failures.lock().get(key).cloned();
+        Some(World { controller, seen: Seen { pods, lasted, random: rand::random(), failure } })
     }
 
     fn plan(&self, world: &World, _: &Key) -> Plan {
@@ -71,13 +79,22 @@ impl Controller for Controllers {
         let decided = decide(&wanted, &world.seen);
         let mut actions = decided.actions;
         let some = |n: i32| (n != 0).then_some(n);
+        let fresh = |message: &str| ReplicationControllerCondition {
+            type_: FAILURE.into(),
+            status: "True".into(),
+            reason: Some("FailedCreate".into()),
+            message: Some(message.into()),
+            last_transition_time: Some(Time(world.seen.lasted.now)),
+        };
+        let old = controller.status.as_ref().and_then(|s| s.conditions.as_ref());
+        let failure = world.seen.failure.as_ref().filter(|_| decided.counts.replicas < wanted.replicas);
         let status = ReplicationControllerStatus {
             replicas: decided.counts.replicas,
             fully_labeled_replicas: some(decided.counts.fully_labeled),
             ready_replicas: some(decided.counts.ready),
             available_replicas: some(decided.counts.available),
             observed_generation: controller.metadata.generation,
-            conditions: controller.status.as_ref().and_then(|s| s.conditions.clone()),
+            conditions: with_failure(old, failure, |condition| &condition.type_, fresh),
         };
         if controller.status.as_ref() != Some(&status) {
             actions.insert(0, Action::update_status(&ReplicationController { status: Some(status), ..controller.clone() }));
@@ -86,7 +103,9 @@ impl Controller for Controllers {
     }
 
     fn failed(&self, key: &Key, action: &Action, error: &kube::Error) -> Option<Action> {
-        creation_failed(&*self.controllers.get(key)?, action, error).map(|(told, _)| told)
+        let (told, message) = creation_failed(&*self.controllers.get(key)?, action, error)?;
+        self.failures.lock().insert(key.clone(), message);
+        Some(told)
     }
 }
 

@@ -47,6 +47,7 @@ const GNOSTIC_OLD: &str = "application/com.github.proto-openapi.spec.v2@v1.0+pro
 pub struct OpenApi {
     cached: Mutex<CachedDocuments>,
     delegations: Arc<Delegations>,
+    building: tokio::sync::Mutex<()>,
 }
 
 /// What documents are made of.
@@ -77,6 +78,11 @@ enum Document {
 impl OpenApi {
     /// The document's bytes, gzip.
     async fn document(&self, world: World, wanted: Document) -> Result<Bytes, Status> {
+        if let Some(bytes) = self.cached(&world, &wanted) {
+            return Ok(bytes);
+        }
+        // One builds what many ask for at the same time; what it is built of is at hand.
+        let _turn = self.building.lock().await;
         if let Some(bytes) = self.cached(&world, &wanted) {
             return Ok(bytes);
         }

@@ -128,7 +128,7 @@ async fn queries() {
         "fieldSelector=none%3Da".into(),
         "continue=%00".into(),
         "continue=bm90IGpzb24".into(),
-        "continue=eyJ2IjoibWV0YS5rOHMuaW8vdjEiLCJydiI6LTEsInN0YXJ0IjoiYSJ9".into(),
+        "continue=eyJ2IjoibWV0YS5rOHMuaW8vdjEiLCJydiI6MCwic3RhcnQiOiJhIn0".into(),
         "continue=eyJ2IjoibWV0YS5rOHMuaW8vdjkiLCJydiI6MSwic3RhcnQiOiJhIn0".into(),
         "limit=x".into(),
         "limit=99999999999999999999".into(),

@@ -47,7 +47,7 @@ const GNOSTIC_OLD: &str = "application/com.github.proto-openapi.spec.v2@v1.0+pro
 pub struct OpenApi {
     cached: Mutex<CachedDocuments>,
     delegations: Arc<Delegations>,
-    building: tokio::sync::Mutex<()>,
+    building: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// What documents are made of.
@@ -81,14 +81,14 @@ impl OpenApi {
         if let Some(bytes) = self.cached(&world, &wanted) {
             return Ok(bytes);
         }
-        // One builds what many ask for at the same time; what it is built of is at hand.
-        let _turn = self.building.lock().await;
+        // One is built at a time, also where who asked has gone meanwhile.
+        let turn = self.building.clone().lock_owned().await;
         if let Some(bytes) = self.cached(&world, &wanted) {
             return Ok(bytes);
         }
         let (asked, of) = (wanted.clone(), world.clone());
-        let built = tokio::task::spawn_blocking(move || build(&of, &asked)).await;
-        let bytes = built.map_err(Status::internal)?.map_err(Status::internal)?;
+        let built = tokio::task::spawn_blocking(move || build(&of, &asked).map(|bytes| (bytes, turn))).await;
+        let (bytes, _turn) = built.map_err(Status::internal)?.map_err(Status::internal)?;
         let mut cached = self.cached.lock();
         if !(same(&cached.kinds, &world.kinds) && Arc::ptr_eq(&cached.table, &world.table)) {
             *cached = CachedDocuments { kinds: world.kinds, table: world.table, documents: HashMap::new() };

@@ -138,10 +138,12 @@ impl Told<'_> {
         self.normal("SuccessfulDelete", format!("Deleted job {}", job.name_any()));
     }
 
-    /// The jobs that are there -> those that are active, and the last success.
+    /// The jobs that are there -> those that are active, the last time that was scheduled, and the last success.
     fn look_at(&mut self, world: &World) {
         for job in &world.jobs {
-            let uid = job.metadata.uid.as_deref();
+            let (uid, at) = (job.metadata.uid.as_deref(), schedule::time_of(self.cron_job, job, world.now));
+            // Also of one that is over before it was told of: it is gone soon, and must not be made again.
+            self.status.last_schedule_time = self.status.last_schedule_time.take().max(at.map(Time));
             let is_known = self.active().iter().any(|active| active.uid.as_deref() == uid);
             match history::finished(job) {
                 Some(how) => {
@@ -154,7 +156,11 @@ impl Told<'_> {
                     }
                 }
                 None if is_known || job.metadata.deletion_timestamp.is_some() => {}
-                None => self.adopt(job, world.now),
+                None if at.is_some() => self.active().push(reference(&**job)),
+                None => {
+                    let message = format!("Saw a job that the controller did not create or forgot: {}", job.name_any());
+                    self.warning("UnexpectedJob", message);
+                }
             }
         }
         let there: HashSet<Option<&str>> = world.jobs.iter().map(|job| job.metadata.uid.as_deref()).collect();
@@ -163,20 +169,6 @@ impl Told<'_> {
         for active in missing {
             self.forget(active.uid.as_deref());
             self.normal("MissingJob", format!("Active job went missing: {}", active.name.unwrap_or_default()));
-        }
-    }
-
-    /// A job that is not over and that the status does not name yet: just made, or somebody else's.
-    fn adopt(&mut self, job: &Job, now: Timestamp) {
-        match schedule::time_of(self.cron_job, job, now) {
-            Some(at) => {
-                self.status.last_schedule_time = self.status.last_schedule_time.take().max(Some(Time(at)));
-                self.active().push(reference(job));
-            }
-            None => {
-                let message = format!("Saw a job that the controller did not create or forgot: {}", job.name_any());
-                self.warning("UnexpectedJob", message);
-            }
         }
     }
 

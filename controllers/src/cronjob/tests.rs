@@ -152,6 +152,17 @@ fn the_oldest_that_are_over_go() {
 }
 
 #[test]
+fn what_was_over_before_it_was_told_of_is_not_made_again() {
+    let spec = json!({"successfulJobsHistoryLimit": 0});
+    let done = made("2026-11-30T12:00:00Z", &over("Complete", "2026-11-30T12:00:10Z"));
+    let plan = planned(&cron_job(&spec, &json!({})), &[&done]);
+    let said = words(&plan);
+    assert!(said[0].contains("\"lastScheduleTime\":\"2026-11-30T12:00:00Z\"") && said[1].starts_with("delete"), "{said:?}");
+    let Action::Update { object, .. } = &plan.actions[0] else { panic!() };
+    assert_eq!(words(&planned(&cron_job(&spec, &object["status"]), &[])), [""; 0], "it is gone, and its time is over");
+}
+
+#[test]
 fn whatever_the_api_admits_ends() {
     let numbers = [json!(0), json!(1), json!(i64::MAX)];
     let times = ["0001-01-01T00:00:00Z", "2026-11-30T12:00:00Z", "9999-12-30T00:00:00Z"];

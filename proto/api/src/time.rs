@@ -97,7 +97,7 @@ pub fn go_duration(text: &str) -> Result<i64, String> {
         total = whole.checked_mul(part).and_then(|more| total.checked_add(more)).ok_or_else(invalid)?;
         for digit in fraction.bytes() {
             part /= 10;
-            total += part * i128::from(digit - b'0');
+            total = total.checked_add(part * i128::from(digit - b'0')).ok_or_else(invalid)?;
         }
         rest = next;
     }
@@ -127,6 +127,7 @@ mod tests {
             ("5x", "time: unknown unit \"x\" in duration \"5x\""),
             ("1.2.3s", "time: invalid duration \"1.2.3s\""),
             ("9999999999999h", "time: invalid duration \"9999999999999h\""),
+            ("170141183460469231731687303715884105.9us", "time: invalid duration \"170141183460469231731687303715884105.9us\""),
         ] {
             assert_eq!(go_duration(text), Err(why.to_owned()));
         }

@@ -94,11 +94,12 @@ impl Controller for CronJobs {
 fn plan(world: &World) -> Plan {
     let cron_job = &*world.cron_job;
     let mut told = Told { cron_job, status: cron_job.status.clone().unwrap_or_default(), actions: Vec::new() };
+    told.look_at(world);
+    let again = if cron_job.metadata.deletion_timestamp.is_some() { None } else { told.start_what_is_due(world) };
+    // Last: one that may not be deleted must not keep others from being made.
     for job in &history::too_many(cron_job, &world.jobs) {
         told.delete(job);
     }
-    told.look_at(world);
-    let again = if cron_job.metadata.deletion_timestamp.is_some() { None } else { told.start_what_is_due(world) };
     let plan = told.into_plan();
     match again {
         Some(wait) => plan.again_in(wait),
@@ -118,12 +119,6 @@ impl Told<'_> {
         self.status.active.get_or_insert_default()
     }
 
-    fn forget(&mut self, uid: Option<&str>) -> bool {
-        let before = self.active().len();
-        self.active().retain(|active| active.uid.as_deref() != uid);
-        self.active().len() < before
-    }
-
     fn normal(&mut self, reason: &'static str, message: String) {
         self.actions.push(Action::normal(self.cron_job, reason, message));
     }
@@ -134,20 +129,21 @@ impl Told<'_> {
 
     fn delete(&mut self, job: &Job) {
         self.actions.push(Action::delete_and(job, Propagation::Background));
-        self.forget(job.metadata.uid.as_deref());
         self.normal("SuccessfulDelete", format!("Deleted job {}", job.name_any()));
     }
 
     /// The jobs that are there -> those that are active, the last time that was scheduled, and the last success.
     fn look_at(&mut self, world: &World) {
+        let known: HashSet<Option<String>> = self.active().iter().map(|active| active.uid.clone()).collect();
+        let mut running: HashSet<Option<&str>> = HashSet::new();
         for job in &world.jobs {
             let (uid, at) = (job.metadata.uid.as_deref(), schedule::time_of(self.cron_job, job, world.now));
             // Also of one that is over before it was told of: it is gone soon, and must not be made again.
             self.status.last_schedule_time = self.status.last_schedule_time.take().max(at.map(Time));
-            let is_known = self.active().iter().any(|active| active.uid.as_deref() == uid);
+            let is_known = known.contains(&job.metadata.uid);
             match history::finished(job) {
                 Some(how) => {
-                    if self.forget(uid) {
+                    if is_known {
                         self.normal("SawCompletedJob", format!("Saw completed job: {}, condition: {how}", job.name_any()));
                     }
                     if how == history::COMPLETE {
@@ -155,8 +151,12 @@ impl Told<'_> {
                         self.status.last_successful_time = self.status.last_successful_time.take().max(completed);
                     }
                 }
-                None if is_known || job.metadata.deletion_timestamp.is_some() => {}
-                None if at.is_some() => self.active().push(reference(&**job)),
+                None if is_known => drop(running.insert(uid)),
+                None if job.metadata.deletion_timestamp.is_some() => {}
+                None if at.is_some() => {
+                    running.insert(uid);
+                    self.active().push(reference(&**job));
+                }
                 None => {
                     let message = format!("Saw a job that the controller did not create or forgot: {}", job.name_any());
                     self.warning("UnexpectedJob", message);
@@ -164,11 +164,12 @@ impl Told<'_> {
             }
         }
         let there: HashSet<Option<&str>> = world.jobs.iter().map(|job| job.metadata.uid.as_deref()).collect();
-        let missing: Vec<ObjectReference> =
-            self.active().iter().filter(|active| !there.contains(&active.uid.as_deref())).cloned().collect();
-        for active in missing {
-            self.forget(active.uid.as_deref());
-            self.normal("MissingJob", format!("Active job went missing: {}", active.name.unwrap_or_default()));
+        for active in std::mem::take(self.active()) {
+            if running.contains(&active.uid.as_deref()) {
+                self.active().push(active);
+            } else if !there.contains(&active.uid.as_deref()) {
+                self.normal("MissingJob", format!("Active job went missing: {}", active.name.unwrap_or_default()));
+            }
         }
     }
 
@@ -215,13 +216,16 @@ impl Told<'_> {
         if is_done || world.jobs.iter().any(is_made) {
             return;
         }
-        let active: Vec<Option<String>> = self.active().iter().map(|active| active.uid.clone()).collect();
+        let active: HashSet<Option<String>> = self.active().iter().map(|active| active.uid.clone()).collect();
         match spec.concurrency_policy.as_deref() {
             Some("Forbid") if !active.is_empty() => {
                 let message = "Not starting job because prior execution is running and concurrency policy is Forbid";
                 return self.normal("JobAlreadyActive", message.into());
             }
-            Some("Replace") => world.jobs.iter().filter(|job| active.contains(&job.metadata.uid)).for_each(|job| self.delete(job)),
+            Some("Replace") => {
+                world.jobs.iter().filter(|job| active.contains(&job.metadata.uid)).for_each(|job| self.delete(job));
+                self.active().clear();
+            }
             _ => {}
         }
         self.actions.push(Action::create(&job(self.cron_job, name.clone(), at)));

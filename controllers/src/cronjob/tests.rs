@@ -162,6 +162,15 @@ fn what_was_over_before_it_was_told_of_is_not_made_again() {
     assert_eq!(words(&planned(&cron_job(&spec, &object["status"]), &[])), [""; 0], "it is gone, and its time is over");
 }
 
+/// What is refused ends a plan: a policy may keep jobs that are over.
+#[test]
+fn jobs_are_made_before_those_that_are_too_many_are_deleted() {
+    let old = made("2026-11-30T11:40:00Z", &over("Complete", "2026-11-30T11:40:10Z"));
+    let said = words(&planned(&cron_job(&json!({"successfulJobsHistoryLimit": 0}), &json!({})), &[&old]));
+    let at = |begin: &str| said.iter().position(|word| word.starts_with(begin)).unwrap_or_else(|| panic!("{said:?}"));
+    assert!(at("create") < at("delete"), "{said:?}");
+}
+
 #[test]
 fn whatever_the_api_admits_ends() {
     let numbers = [json!(0), json!(1), json!(i64::MAX)];

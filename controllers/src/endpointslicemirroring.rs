@@ -97,27 +97,30 @@ fn is_to_be_mirrored(endpoints: &Endpoints) -> bool {
 }
 
 fn plan(world: &World) -> Plan {
-    let mut left: Vec<&EndpointSlice> =
-        world.slices.iter().filter(|slice| slice.metadata.deletion_timestamp.is_none()).map(|slice| &**slice).collect();
-    let Some(endpoints) = &world.endpoints else { return Plan::act(left.into_iter().map(Action::delete).collect()) };
+    let living = world.slices.iter().filter(|slice| slice.metadata.deletion_timestamp.is_none()).map(|slice| &**slice);
+    let Some(endpoints) = &world.endpoints else { return Plan::act(living.map(Action::delete).collect()) };
+    let mut there: BTreeMap<Group, Vec<&EndpointSlice>> = BTreeMap::new();
+    living.for_each(|slice| there.entry(sorted(group_of(slice))).or_default().push(slice));
     let (groups, skipped) = groups(endpoints);
-    let mut actions = told(endpoints, skipped);
-    let mut missing = Vec::new();
+    let (mut actions, mut missing) = (told(endpoints, skipped), Vec::new());
     for (group, wanted) in groups {
-        match left.iter().position(|slice| sorted(group_of(slice)) == group) {
-            Some(at) => actions.extend(filled(endpoints, &group, wanted, left.remove(at))),
+        // The first is it; what is more than that is left over.
+        match there.get_mut(&group).filter(|slices| !slices.is_empty()).map(|slices| slices.remove(0)) {
+            Some(slice) => actions.extend(filled(endpoints, &group, wanted, slice)),
             None => missing.push((group, wanted)),
         }
     }
+    let mut left: BTreeMap<&str, Vec<&EndpointSlice>> = BTreeMap::new();
+    there.into_values().flatten().for_each(|slice| left.entry(&slice.address_type).or_default().push(slice));
     for (group, wanted) in missing {
         // What would be deleted becomes what would be made.
-        match left.iter().position(|slice| slice.address_type == group.0) {
-            Some(at) => actions.extend(filled(endpoints, &group, wanted, left.remove(at))),
+        match left.get_mut(group.0).and_then(Vec::pop) {
+            Some(slice) => actions.extend(filled(endpoints, &group, wanted, slice)),
             None if endpoints.metadata.deletion_timestamp.is_some() => {}
             None => actions.push(Action::create(&slice(endpoints, &group, wanted, None))),
         }
     }
-    actions.extend(left.into_iter().map(Action::delete));
+    actions.extend(left.into_values().flatten().map(Action::delete));
     Plan::act(actions)
 }
 

@@ -15,6 +15,7 @@ use api::{
 };
 use client::{Cache, Object, kube, pods::Pod};
 use kube::Resource;
+use parking_lot::Mutex;
 use reconcile::{Action, Owner, Wake, claim, controller_of, selectors};
 
 use crate::{
@@ -298,6 +299,28 @@ fn count(n: usize) -> i32 {
     i32::try_from(n).unwrap_or(i32::MAX)
 }
 
+/// Why pods of sets could not be made, as it was told last.
+#[derive(Default)]
+pub struct Failures(Mutex<HashMap<Key, String>>);
+
+impl Failures {
+    pub fn note(&self, key: &Key, message: String) {
+        self.0.lock().insert(key.clone(), message);
+    }
+
+    pub fn forget(&self, key: &Key) {
+        self.0.lock().remove(key);
+    }
+
+    /// What still holds: once there are as many pods as are wanted, nothing does.
+    pub fn of(&self, key: &Key, there: usize, wanted: i32) -> Option<String> {
+        if count(there) >= wanted {
+            self.forget(key);
+        }
+        self.0.lock().get(key).cloned()
+    }
+}
+
 /// Conditions of a status with `ReplicaFailure` in it while `failure` lasts, and without it else. `typ` is a condition's type, `fresh` one that says
 /// the message.
 ///
@@ -391,6 +414,10 @@ mod tests {
         assert_eq!(told(&[("Other", "x"), (FAILURE, "first")], Some("then")), Some(vec![one("Other", "x"), one(FAILURE, "first")]));
         assert_eq!(told(&[("Other", "x"), (FAILURE, "first")], None), Some(vec![one("Other", "x")]));
         assert_eq!(told(&[(FAILURE, "first")], None), None);
+        let (failures, key) = (Failures::default(), Key::new("d", "a"));
+        failures.note(&key, "no room".into());
+        assert_eq!(failures.of(&key, 1, 2).as_deref(), Some("no room"));
+        assert_eq!((failures.of(&key, 2, 2), failures.of(&key, 1, 2)), (None, None), "what is over is not told again");
     }
 
     #[test]

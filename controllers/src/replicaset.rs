@@ -1,6 +1,6 @@
 //! ReplicaSet -> Pods: keep the count.
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
 use api::{
     Key,
@@ -12,14 +12,13 @@ use api::{
     time::Timestamp,
 };
 use client::{Cache, Caches, kube, pods::Pod};
-use parking_lot::Mutex;
 use reconcile::{Action, Controller, Owner, Plan, Wake};
 
 use crate::{
     Config,
     lasted::Ages,
     owned::Owned,
-    replicas::{Counts, FAILURE, Pods, Seen, Wanted, creation_failed, decide, watches, with_failure},
+    replicas::{Counts, FAILURE, Failures, Pods, Seen, Wanted, creation_failed, decide, watches, with_failure},
 };
 
 pub struct ReplicaSets {
@@ -27,7 +26,7 @@ pub struct ReplicaSets {
     pods: Cache<Pod>,
     owned: Owned,
     ages: Ages,
-    failures: Mutex<HashMap<Key, String>>,
+    failures: Failures,
 }
 
 pub struct World {
@@ -37,7 +36,7 @@ pub struct World {
 
 impl ReplicaSets {
     pub fn new(caches: &Caches, owned: &Owned, config: &Config) -> Self {
-        Self { sets: caches.of(), owned: owned.clone(), ages: Ages::new(&config.clock), pods: caches.of(), failures: Mutex::default() }
+        Self { sets: caches.of(), owned: owned.clone(), ages: Ages::new(&config.clock), pods: caches.of(), failures: Failures::default() }
     }
 }
 
@@ -59,14 +58,14 @@ impl Controller for ReplicaSets {
 
     async fn observe(&self, key: &Key) -> Option<World> {
         let Some(set) = self.sets.get(key) else {
-            self.failures.lock().remove(key);
+            self.failures.forget(key);
             self.ages.of(key, [], Timestamp::now());
             return None;
         };
         let now = Timestamp::now();
         let pods = Pods::look(&self.owned, &set.metadata, selector(&set).as_ref(), bounds(&set), now);
         let lasted = self.ages.of(key, pods.young(bounds(&set).1, now), now);
-        let failure = self.failures.lock().get(key).cloned();
+        let failure = self.failures.of(key, pods.count(), bounds(&set).0);
         Some(World { set, seen: Seen { pods, lasted, random: rand::random(), failure } })
     }
 
@@ -88,7 +87,7 @@ impl Controller for ReplicaSets {
 
     fn failed(&self, key: &Key, action: &Action, error: &kube::Error) -> Option<Action> {
         let (told, message) = creation_failed(&*self.sets.get(key)?, action, error)?;
-        self.failures.lock().insert(key.clone(), message);
+        self.failures.note(key, message);
         Some(told)
     }
 }

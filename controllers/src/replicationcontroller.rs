@@ -1,6 +1,6 @@
 //! ReplicationController -> Pods: keep the count. The older sister of ReplicaSet.
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
 use api::{
     Key,
@@ -12,14 +12,13 @@ use api::{
     time::Timestamp,
 };
 use client::{Cache, Caches, kube, pods::Pod};
-use parking_lot::Mutex;
 use reconcile::{Action, Controller, Owner, Plan, Wake};
 
 use crate::{
     Config,
     lasted::Ages,
     owned::Owned,
-    replicas::{FAILURE, Pods, Seen, Wanted, creation_failed, decide, watches, with_failure},
+    replicas::{FAILURE, Failures, Pods, Seen, Wanted, creation_failed, decide, watches, with_failure},
 };
 
 pub struct Controllers {
@@ -27,7 +26,7 @@ pub struct Controllers {
     pods: Cache<Pod>,
     owned: Owned,
     ages: Ages,
-    failures: Mutex<HashMap<Key, String>>,
+    failures: Failures,
 }
 
 pub struct World {
@@ -38,7 +37,7 @@ pub struct World {
 impl Controllers {
     pub fn new(caches: &Caches, owned: &Owned, config: &Config) -> Self {
         let (owned, ages) = (owned.clone(), Ages::new(&config.clock));
-        Self { controllers: caches.of(), owned, ages, pods: caches.of(), failures: Mutex::default() }
+        Self { controllers: caches.of(), owned, ages, pods: caches.of(), failures: Failures::default() }
     }
 }
 
@@ -60,13 +59,13 @@ impl Controller for Controllers {
     async fn observe(&self, key: &Key) -> Option<World> {
         let (found, now) = (self.controllers.get(key), Timestamp::now());
         let Some(controller) = found else {
-            self.failures.lock().remove(key);
+            self.failures.forget(key);
             self.ages.of(key, [], now);
             return None;
         };
         let pods = Pods::look(&self.owned, &controller.metadata, selector(&controller).as_ref(), bounds(&controller), now);
         let lasted = self.ages.of(key, pods.young(bounds(&controller).1, now), now);
-        let failure = self.failures.lock().get(key).cloned();
+        let failure = self.failures.of(key, pods.count(), bounds(&controller).0);
         Some(World { controller, seen: Seen { pods, lasted, random: rand::random(), failure } })
     }
 
@@ -104,7 +103,7 @@ impl Controller for Controllers {
 
     fn failed(&self, key: &Key, action: &Action, error: &kube::Error) -> Option<Action> {
         let (told, message) = creation_failed(&*self.controllers.get(key)?, action, error)?;
-        self.failures.lock().insert(key.clone(), message);
+        self.failures.note(key, message);
         Some(told)
     }
 }

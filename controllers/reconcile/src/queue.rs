@@ -72,23 +72,26 @@ impl Queue {
     }
 
     pub fn wake(&self, key: Key) {
+        self.wake_as(key, false);
+    }
+
+    /// As [`Queue::wake`], before all others that wait; one that waits already keeps its place.
+    pub fn wake_first(&self, key: Key) {
+        self.wake_as(key, true);
+    }
+
+    fn wake_as(&self, key: Key, is_first: bool) {
         let mut inner = self.inner.lock();
         let waiting = inner.queued.len() + inner.dirty.len();
         let is_ready = inner.wake(key);
+        if is_ready && is_first {
+            inner.ready.rotate_right(1);
+        }
         if let Some(told) = inner.told.as_ref().filter(|_| inner.queued.len() + inner.dirty.len() > waiting) {
             told.added();
         }
         drop(inner);
         if is_ready {
-            self.woken.notify_one();
-        }
-    }
-
-    /// As [`Queue::wake`], before all others that wait; one that waits already keeps its place.
-    pub fn wake_first(&self, key: Key) {
-        let mut inner = self.inner.lock();
-        if inner.wake(key) {
-            inner.ready.rotate_right(1);
             self.woken.notify_one();
         }
     }

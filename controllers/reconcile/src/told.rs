@@ -57,13 +57,14 @@ static LONGEST: Family = Family::gauge(
 static RETRIES: Family = Family::counter("workqueue_retries_total", "[BETA] Total number of retries handled by workqueue", &["name"]);
 
 /// Upstream's names of queues, where they are not the controller's with `_`.
-const NAMES: [(&str, &str); 14] = [
+const NAMES: [(&str, &str); 16] = [
     ("certificatesigningrequest-approving-controller", "certificate"),
     ("certificatesigningrequest-cleaner-controller", "certificate_cleaner"),
     ("certificatesigningrequest-signing-controller", "certificate_signer"),
     ("bootstrap-signer-controller", "bootstrap_signer_queue"),
     ("endpoints-controller", "endpoint"),
     ("endpointslice-controller", "endpoint_slice"),
+    ("endpointslice-mirroring-controller", "endpoint_slice_mirroring"),
     ("garbage-collector-controller", "garbage_collector_attempt_to_delete"),
     ("node-lifecycle-controller", "node_lifecycle_controller"),
     ("node-ttl-controller", "ttlcontroller"),
@@ -71,6 +72,7 @@ const NAMES: [(&str, &str); 14] = [
     ("pv-protection-controller", "pvprotection"),
     ("pvc-protection-controller", "pvcprotection"),
     ("replication-controller", "replicationmanager"),
+    ("resourcequota-controller", "resourcequota_primary"),
     ("stale-disruption-controller", "stale_pod_disruption"),
 ];
 
@@ -144,6 +146,7 @@ mod tests {
         let cases = [
             ("deployment-controller", "deployment"),
             ("endpointslice-controller", "endpoint_slice"),
+            ("endpointslice-mirroring-controller", "endpoint_slice_mirroring"),
             ("root-ca-cert-publisher", "root_ca_cert_publisher"),
             ("token-cleaner-controller", "token_cleaner"),
         ];

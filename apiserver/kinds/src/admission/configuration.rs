@@ -11,7 +11,6 @@ use serde_json::Value;
 use crate::common::Read;
 
 const CONFIG_V1: &str = "apiserver.config.k8s.io/v1";
-const CONFIG_ALPHA: &str = "apiserver.config.k8s.io/v1alpha1";
 
 /// The kind of a plugin's configuration, the versions that it is read in, and how.
 struct Known {
@@ -42,9 +41,7 @@ const KNOWN: &[Known] = &[
         as_one::<ResourceQuota>,
     ),
     of("MutatingAdmissionWebhook", "WebhookAdmissionConfiguration", &[CONFIG_V1], as_one::<Webhook>),
-    of("MutatingAdmissionWebhook", "WebhookAdmission", &[CONFIG_ALPHA], as_one::<WebhookAlpha>),
     of("ValidatingAdmissionWebhook", "WebhookAdmissionConfiguration", &[CONFIG_V1], as_one::<Webhook>),
-    of("ValidatingAdmissionWebhook", "WebhookAdmission", &[CONFIG_ALPHA], as_one::<WebhookAlpha>),
     of("MutatingAdmissionPolicy", "MutatingAdmissionPolicyConfiguration", &[CONFIG_V1], as_one::<Policy>),
     of("ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyConfiguration", &[CONFIG_V1], as_one::<Policy>),
 ];
@@ -127,12 +124,6 @@ struct MatchScope {
 struct Webhook {
     kube_config_file: Option<String>,
     static_manifests_dir: Option<String>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct WebhookAlpha {
-    kube_config_file: Option<String>,
 }
 
 #[derive(Deserialize)]

@@ -30,7 +30,7 @@ use tokio::time::Instant;
 use crate::census::{Census, Change};
 use concerns::Concerns;
 use counts::counted;
-use ledger::{Ledger, Moved, Of};
+use ledger::{Ledger, Moved, Of, Opened};
 use looks::{Looks, RESYNC};
 
 /// Where something could not be counted.
@@ -80,15 +80,15 @@ impl Quotas {
 
     /// Puts in the namespace's book what is there, if that is yet to be done. False where there is no quota any more.
     async fn open_book(&self, namespace: &str) -> bool {
-        match self.ledger.open(namespace, || self.concerns.has(namespace)) {
-            Some(true) => return true,
-            Some(false) => {}
+        let book = match self.ledger.open(namespace, || self.concerns.has(namespace)) {
+            Some(Opened::Filled) => return true,
+            Some(Opened::Empty(book)) => book,
             None => return false,
-        }
+        };
         self.fill(Of::Pods, &self.pods, namespace, measured_pod).await;
         self.fill(Of::Services, &self.services, namespace, |service| measured(&Evaluator::Services, service)).await;
         self.fill(Of::Claims, &self.claims, namespace, |claim| measured(&Evaluator::Claims, claim)).await;
-        self.ledger.is_filled(namespace);
+        self.ledger.is_filled(namespace, book);
         true
     }
 
@@ -237,7 +237,7 @@ fn wake_all(keys: Vec<Key>, is_less: bool, looks: &Looks, wake: &impl Fn(Key)) {
     }
 }
 
-/// Whether a change of a quota is one that it is counted for: what admission charges is not.
+/// Whether a change of a quota is one that it is counted for: of its limits, and of what is told to be used, by whomever.
 fn matters(old: Option<&ResourceQuota>, new: Option<&ResourceQuota>) -> Matters {
     let Some(new) = new else { return Matters::Not };
     let hard = |quota: &ResourceQuota| amounts(quota.spec.as_ref().and_then(|spec| spec.hard.as_ref()));
@@ -246,7 +246,8 @@ fn matters(old: Option<&ResourceQuota>, new: Option<&ResourceQuota>) -> Matters 
         return Matters::Much;
     }
     // A selector cannot be changed; one that was made anew in the place of another has another uid.
-    let is_same = |old: &ResourceQuota| old.metadata.uid == new.metadata.uid && same(&hard(old), &limits);
+    let used = |quota: &ResourceQuota| amounts(quota.status.as_ref().and_then(|status| status.used.as_ref()));
+    let is_same = |old: &ResourceQuota| old.metadata.uid == new.metadata.uid && same(&hard(old), &limits) && same(&used(old), &used(new));
     if old.is_some_and(is_same) { Matters::Not } else { Matters::Somewhat }
 }
 

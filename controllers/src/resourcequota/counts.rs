@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use api::quantity::Quantity;
+use api::{names::segment, quantity::Quantity};
 use client::kube;
 use podspec::{
     names::{Of as MeasuredBy, measured_by},
@@ -18,6 +18,8 @@ use crate::{
     census::{self, Census},
 };
 
+/// Objects of which more is read than how many there are, at a time.
+const PAGE: usize = 500;
 const LIST_BOUND: Duration = Duration::from_secs(30);
 
 /// A collection, and the names that it is counted by.
@@ -85,8 +87,7 @@ impl Counted {
     pub async fn used(&self, client: &kube::Client, namespace: &str) -> Result<Usage, String> {
         let path = self.collection.path(Some(namespace));
         if self.evaluator == Evaluator::DeviceClaims && self.names.iter().any(|name| !name.starts_with("count/")) {
-            let list = within(catalog::get(client, &path)).await?;
-            return list.map_or_else(|| Ok(Usage::new()), |list| self.measured(&list));
+            return self.measured(client, &path).await;
         }
         let Some(page) = within(catalog::list_metadata::<Page>(client, &format!("{path}?limit=1"))).await? else { return Ok(Usage::new()) };
         let count = match page.whole() {
@@ -100,9 +101,22 @@ impl Counted {
         Ok(self.names.iter().map(|name| (name.clone(), Quantity::from_units(count))).collect())
     }
 
-    fn measured(&self, list: &Value) -> Result<Usage, String> {
+    /// Page by page: no more of them than a page's are held at a time.
+    async fn measured(&self, client: &kube::Client, path: &str) -> Result<Usage, String> {
+        let (mut sum, mut token) = (self.nothing(), String::new());
+        loop {
+            let page = format!("{path}?limit={PAGE}&continue={}", segment(&token));
+            let Some(list) = within(catalog::get(client, &page)).await? else { return Ok(Usage::new()) };
+            self.add(&list, &mut sum)?;
+            match list.pointer("/metadata/continue").and_then(Value::as_str) {
+                Some(next) if !next.is_empty() => next.clone_into(&mut token),
+                _ => return Ok(sum),
+            }
+        }
+    }
+
+    fn add(&self, list: &Value, sum: &mut Usage) -> Result<(), String> {
         let items = list.get("items").ok_or("a list without items")?.as_array();
-        let mut sum = self.nothing();
         for item in items.into_iter().flatten() {
             for (name, amount) in self.evaluator.measure(item).usage {
                 if let Some(all) = sum.get_mut(&name) {
@@ -110,7 +124,7 @@ impl Counted {
                 }
             }
         }
-        Ok(sum)
+        Ok(())
     }
 }
 

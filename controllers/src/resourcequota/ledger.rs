@@ -4,7 +4,10 @@
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use api::{quantity::Quantity, steps, time::Timestamp};
@@ -31,11 +34,22 @@ pub enum Moved {
 #[derive(Default)]
 pub struct Ledger {
     books: Mutex<HashMap<String, Book>>,
+    /// How many were opened.
+    opened: AtomicU64,
+}
+
+/// How a book is found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Opened {
+    Filled,
+    /// What is there is yet to be put in, by whoever finds it so. Its number.
+    Empty(u64),
 }
 
 /// One namespace.
 #[derive(Default)]
 struct Book {
+    number: u64,
     /// All that was there when it was opened has been put in.
     filled: bool,
     pods: Kept,
@@ -82,13 +96,18 @@ impl Ledger {
         self.books.lock().contains_key(namespace)
     }
 
-    /// Opens the namespace's book while `is_wanted` says so; whether it is filled.
-    pub fn open(&self, namespace: &str, is_wanted: impl FnOnce() -> bool) -> Option<bool> {
+    /// Opens the namespace's book while `is_wanted` says so.
+    pub fn open(&self, namespace: &str, is_wanted: impl FnOnce() -> bool) -> Option<Opened> {
         let mut books = self.books.lock();
         if let Some(book) = books.get(namespace) {
-            return Some(book.filled);
+            return Some(if book.filled { Opened::Filled } else { Opened::Empty(book.number) });
         }
-        is_wanted().then(|| books.entry(namespace.to_owned()).or_default().filled)
+        if !is_wanted() {
+            return None;
+        }
+        let number = self.opened.fetch_add(1, Ordering::Relaxed);
+        books.insert(namespace.to_owned(), Book { number, ..Book::default() });
+        Some(Opened::Empty(number))
     }
 
     /// Closes it, unless `is_wanted`.
@@ -99,8 +118,9 @@ impl Ledger {
         }
     }
 
-    pub fn is_filled(&self, namespace: &str) {
-        if let Some(book) = self.books.lock().get_mut(namespace) {
+    /// Of this very book: another may have been opened meanwhile.
+    pub fn is_filled(&self, namespace: &str, number: u64) {
+        if let Some(book) = self.books.lock().get_mut(namespace).filter(|book| book.number == number) {
             book.filled = true;
         }
     }
@@ -264,7 +284,7 @@ mod tests {
         let ledger = Ledger::default();
         let put = |name: &str, measure: Measure| ledger.note(Of::Pods, "a", name, || Some((measure, None)));
         assert_eq!(put("early", pod("1", None)), Moved::Nothing, "nobody counts there");
-        assert_eq!(ledger.open("a", || true), Some(false));
+        assert_eq!(ledger.open("a", || true), Some(Opened::Empty(0)));
         assert_eq!(put("x", pod("100m", None)), Moved::Up);
         assert_eq!(put("x", pod("100m", None)), Moved::Nothing, "told twice");
         assert_eq!(put("y", pod("1", Some(5))), Moved::Up);
@@ -304,9 +324,14 @@ mod tests {
     fn a_book_is_there_for_as_long_as_somebody_wants_it() {
         let ledger = Ledger::default();
         assert_eq!(ledger.open("a", || false), None);
-        ledger.open("a", || true);
-        ledger.is_filled("a");
-        assert_eq!(ledger.open("a", || false), Some(true));
+        let Some(Opened::Empty(first)) = ledger.open("a", || true) else { panic!() };
+        ledger.close("a", || false);
+        let Some(Opened::Empty(second)) = ledger.open("a", || true) else { panic!() };
+        // Who fills the one before has nothing to say of this.
+        ledger.is_filled("a", first);
+        assert_eq!(ledger.open("a", || false), Some(Opened::Empty(second)));
+        ledger.is_filled("a", second);
+        assert_eq!(ledger.open("a", || false), Some(Opened::Filled));
         ledger.close("a", || true);
         assert!(ledger.has("a"));
         ledger.close("a", || false);

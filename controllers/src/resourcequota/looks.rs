@@ -41,7 +41,7 @@ impl Looks {
         self.0.lock().remove(key);
     }
 
-    /// Notes what was charged.
+    /// Notes what was charged. It may be for what never comes: another look believes in less once nothing more is charged for a while.
     pub fn changed(&self, old: &ResourceQuota, new: &ResourceQuota) {
         let used = |quota: &ResourceQuota| amounts(quota.status.as_ref().and_then(|status| status.used.as_ref()));
         let (before, now) = (used(old), used(new));
@@ -58,11 +58,13 @@ impl Looks {
         if is_due {
             look.less.get_or_insert(now);
         }
+        let is_charged = look.charged > look.whole;
         let calm = look.charged.map_or(Duration::ZERO, |charged| (charged + CALM).saturating_duration_since(now));
         let patience = look.less.map_or(Duration::MAX, |since| (since + PATIENCE).saturating_duration_since(now));
         let wait = calm.min(patience);
-        if !is_new && (look.less.is_none() || !wait.is_zero()) {
-            return (look.less.map(|_| wait), false);
+        let is_less = look.less.is_some() || is_charged;
+        if !is_new && !(is_less && wait.is_zero()) {
+            return (is_less.then_some(wait), false);
         }
         (look.less, look.whole) = (None, Some(now));
         (None, true)
@@ -105,6 +107,16 @@ mod tests {
         assert_eq!(begin(false), (None, true), "however much comes");
         tokio::time::advance(RESYNC).await;
         assert_eq!(begin(false), (None, true), "everything is counted again in the end");
+        tokio::time::advance(CALM).await;
+        charge();
+        assert_eq!(begin(false), (Some(CALM), false), "what was charged may never come");
+        tokio::time::advance(CALM).await;
+        assert_eq!((begin(false), begin(false)), ((None, true), (None, false)), "it is looked for once");
+        for _ in 0..20 {
+            charge();
+            tokio::time::advance(PATIENCE / 20).await;
+            assert!(!begin(false).1, "while more comes nothing says that there is less");
+        }
         looks.forget(&key);
         assert!(looks.0.lock().is_empty());
     }

@@ -68,13 +68,14 @@ fn a_status_of_another_spec_is_mended() {
 }
 
 #[test]
-fn what_admission_charges_wakes_nobody() {
+fn what_is_told_to_be_used_is_looked_at_later() {
     let of = |pods: &str, used: Value, told: &str| quota(json!({"pods": pods}), json!({"hard": {"pods": told}, "used": used}));
     let told = of("5", json!({"pods": "1"}), "5");
     let rows = [
         (None, &of("5", json!({}), "5"), Matters::Much),
         (None, &told, Matters::Somewhat),
-        (Some(&told), &of("5", json!({"pods": "2"}), "5"), Matters::Not),
+        (Some(&told), &told, Matters::Not),
+        (Some(&told), &of("5", json!({"pods": "2"}), "5"), Matters::Somewhat),
         (Some(&told), &of("6", json!({"pods": "1"}), "5"), Matters::Much),
         (Some(&told), &of("5", json!({"pods": "1"}), "6"), Matters::Much),
         (Some(&told), &of("5", json!({}), "5"), Matters::Much),

@@ -90,24 +90,34 @@ impl Converter for Webhook {
         let Some(first) = objects.first() else { return Ok(objects) };
         let from = format!("{}, Kind={}", first.text("apiVersion"), first.text("kind"));
         let failed = |why: String| Status::new(500, "", format!("conversion webhook for {from} {why}"));
-        let mut converted = self.asked(to, &objects).await.map_err(|why| match why {
+        let converted = self.asked(to, &objects).await.map_err(|why| match why {
             Failed::Later => Status::too_many_requests("too many large requests wait for webhooks, please try again later", 1),
             Failed::Told(why) => failed(format!("failed: {why}")),
         })?;
-        if converted.len() != objects.len() {
-            return Err(failed(format!("returned {} objects, expected {}", converted.len(), objects.len())));
-        }
-        let is_one = objects.len() == 1;
-        for (at, (object, was)) in converted.iter_mut().zip(&objects).enumerate() {
-            let of_which = if is_one { String::new() } else { format!(" at index {at}") };
-            let what = if is_one { "object" } else { "converted object" };
-            typed(object, was, to).map_err(|why| failed(format!("returned invalid {what} at index {at}: {why}")))?;
-            same(object, was).map_err(|why| failed(format!("returned invalid {what}{of_which}: {why}")))?;
-            let of_which = if is_one { String::new() } else { format!(" in object at index {at}") };
-            restored(object, was).map_err(|why| failed(format!("returned invalid metadata{of_which}: {why}")))?;
-        }
-        Ok(converted)
+        believed(converted, to, &objects).map_err(failed)
     }
+}
+
+/// An answer's bytes -> what is believed of it, `objects` being what was asked for: for tests of what a webhook may say.
+pub fn read_answer(answer: &[u8], uid: &str, to: &Gvk, objects: &[Value]) -> Result<Vec<Value>, String> {
+    believed(converted(answer, "v1", uid)?, to, objects)
+}
+
+/// As many objects as were asked for, each of the version asked for, with the metadata it had.
+fn believed(mut converted: Vec<Value>, to: &Gvk, objects: &[Value]) -> Result<Vec<Value>, String> {
+    if converted.len() != objects.len() {
+        return Err(format!("returned {} objects, expected {}", converted.len(), objects.len()));
+    }
+    let is_one = objects.len() == 1;
+    for (at, (object, was)) in converted.iter_mut().zip(objects).enumerate() {
+        let of_which = if is_one { String::new() } else { format!(" at index {at}") };
+        let what = if is_one { "object" } else { "converted object" };
+        typed(object, was, to).map_err(|why| format!("returned invalid {what} at index {at}: {why}"))?;
+        same(object, was).map_err(|why| format!("returned invalid {what}{of_which}: {why}"))?;
+        let of_which = if is_one { String::new() } else { format!(" in object at index {at}") };
+        restored(object, was).map_err(|why| format!("returned invalid metadata{of_which}: {why}"))?;
+    }
+    Ok(converted)
 }
 
 /// `getConvertedObjectsFromResponse`

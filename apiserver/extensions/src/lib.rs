@@ -3,9 +3,9 @@
 //! Source: apiextensions-apiserver.
 
 mod columns;
-mod conversion;
+pub mod conversion;
 pub mod definition;
-mod json_path;
+pub mod json_path;
 pub mod names;
 mod naming;
 mod published;

@@ -63,7 +63,8 @@ impl Looks {
         let patience = look.less.map_or(Duration::MAX, |since| (since + PATIENCE).saturating_duration_since(now));
         let wait = calm.min(patience);
         let is_less = look.less.is_some() || is_charged;
-        if !is_new && !(is_less && wait.is_zero()) {
+        let is_believed = is_new || is_less && wait.is_zero();
+        if !is_believed {
             return (is_less.then_some(wait), false);
         }
         (look.less, look.whole) = (None, Some(now));

@@ -52,6 +52,38 @@ pub const PATCHES: &[&[u8]] = &[
     br#"{"metadata":{"labels":{"app":null},"$deleteFromPrimitiveList/finalizers":["a"],"finalizers":["b"],"annotations":{"$patch":"replace","q":"r"}}}"#,
 ];
 
+pub const EXPRESSIONS: &[&[u8]] = &[
+    b"self.spec.containers.all(c, c.image.startsWith('example.test/') && size(c.env) < 10)",
+    b"has(self.metadata.labels) && 'app' in self.metadata.labels ? self.metadata.labels['app'].matches('^[a-z]+$') : false",
+    b"self.spec.containers.map(c, c.ports.map(p, p.containerPort)).exists(l, l.sum() == 80)",
+    b"quantity('100m').isLessThan(quantity('1')) && duration('1h30m').getMinutes() == 90 && ip('10.0.0.1').family() == 4",
+    b"[1, 2.5, 3u, 'a', b'b', null, true, {'k': [1]}][0] == 1 && '%s %d %x'.format(['a', 1, 255]) == 'a 1 ff'",
+    b"timestamp('2026-01-02T03:04:05Z').getFullYear() + int('7') - -9223372036854775807 * 2 / 1 % 3 > 0",
+    b"cel.bind(x, 'a,b,c'.split(','), x.join('-').replace('-', '', -1).substring(1, 2) == x[1])",
+    b"self.?spec.?nothing.orValue('none') == 'none' && url('https://example.test/a?b=c').getQuery()['b'][0] == 'c'",
+];
+
+pub const PATHS: &[&[u8]] = &[
+    b".spec.containers[0].ports[?(@.containerPort==80)].protocol",
+    b".metadata.labels.app",
+    b".metadata.annotations['x\\/y']",
+    b".spec.containers[*].env[-1].name",
+    b".spec.containers[?(@.image!=\"x\")].livenessProbe.httpGet[\"path\"]",
+    b".spec.tolerations[?(@.tolerationSeconds>=3)].key",
+];
+
+/// Answers of a conversion webhook that was asked for one object.
+pub const CONVERTED: &[&[u8]] = &[
+    br#"{"apiVersion":"apiextensions.k8s.io/v1","kind":"ConversionReview","response":{"uid":"1","result":{"status":"Success"},"convertedObjects":[{"apiVersion":"example.test/v2","kind":"Boat","metadata":{"name":"a","namespace":"b","uid":"u","labels":{"x":"z"},"annotations":{"q":"r"},"resourceVersion":"9","finalizers":["g"]},"spec":{"masts":1}}]}}"#,
+    br#"{"kind":"ConversionReview","apiVersion":"apiextensions.k8s.io/v1","response":{"convertedObjects":[],"uid":"1","result":{"status":"Failure","message":"no"}}}"#,
+];
+
+/// Configurations of the first object of [`JSON`].
+pub const APPLIED: &[&[u8]] = &[
+    br#"{"apiVersion":"v1","kind":"Pod","metadata":{"name":"a","labels":{"app":"b","new":"c"},"finalizers":["x/y"]},"spec":{"containers":[{"name":"c","image":"i","ports":[{"containerPort":80,"protocol":"TCP","name":"n"},{"containerPort":81,"protocol":"UDP"}],"env":[{"name":"A","value":"2"}]},{"name":"d","command":["x"]}]}}"#,
+    br#"{"spec":{"volumes":[{"name":"v","emptyDir":{}},{"name":"w","hostPath":{"path":"/"}}],"tolerations":[{"key":"z"}],"nodeSelector":{"a":"b"},"hostAliases":[{"ip":"192.0.2.1","hostnames":["h"]}],"imagePullSecrets":[{"name":"s"}]}}"#,
+];
+
 pub const CNI: &[&[u8]] = &[
     br#"{"cniVersion":"1.0.0","name":"skiff","type":"skiff-cni","bridge":"skiff0","subnet":"10.244.0.0/24","mtu":1450,"dataDir":"/tmp/none","runtimeConfig":{"portMappings":[{"hostPort":8080,"containerPort":80,"protocol":"tcp","hostIP":"127.0.0.1"}]},"prevResult":{"cniVersion":"1.0.0","interfaces":[{"name":"eth0","mac":"aa:bb:cc:dd:ee:ff","sandbox":"/proc/1/ns/net"}],"ips":[{"address":"10.244.0.7/24","gateway":"10.244.0.1","interface":0}],"routes":[{"dst":"0.0.0.0/0"}]}}"#,
     br#"{"cniVersion":"0.3.1","name":"lo","type":"loopback"}"#,

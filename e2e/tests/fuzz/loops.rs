@@ -2,7 +2,7 @@
 //!
 //! The real server over the memory store with every controller and the scheduler, in this process; the proxy's model, DNS and the node
 //! agent's plans, configs and volumes over the same caches. Odd objects are written for a while, then a *canary*: a small, ordinary application, of which every
-//! loop has a part to do. For hours by hand: `SKIFF_FUZZ_SECONDS=14400 SKIFF_SEED=n cargo test -p e2e --test fuzz -- --exact loops::loops`.
+//! loop has a part to do. For hours by hand: `SKIFF_FUZZ_SECONDS=14400 SKIFF_SEED=n cargo test -p e2e --test fuzz -- --ignored --exact loops::loops`.
 
 mod canary;
 #[path = "../sim/house.rs"]
@@ -24,9 +24,10 @@ use watchers::Watchers;
 const REQUESTS: u32 = 60;
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "run by every_target_for_a_while, beside the others"]
 async fn loops() {
     let _ = tracing_subscriber::fmt().with_max_level(tracing::Level::ERROR).with_test_writer().try_init();
-    let mut run = Run::long("loops::loops");
+    let mut run = Run::new("loops::loops");
     let mut random = StdRng::seed_from_u64(run.seed);
     let house = House::build(StdRng::seed_from_u64(run.seed)).await;
     let admin = house.asker("admin", &["system:masters"]);

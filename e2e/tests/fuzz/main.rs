@@ -1,8 +1,9 @@
 //! Broken bytes -> each decoder, for a while: it may refuse, it may not panic. The same seed gives the same bytes.
 //!
-//! `SKIFF_FUZZ_SECONDS` (60) is what all targets take together, `SKIFF_SEED` chooses the bytes. What fails is printed, and the command that
-//! repeats it: the seed, and with `SKIFF_FUZZ_INPUTS` the number of inputs to the failure.
+//! Each target is a test that one process runs beside all others: `SKIFF_FUZZ_SECONDS` (60) is what each takes, `SKIFF_SEED` chooses the bytes.
+//! What fails is printed, and the command that repeats it: the seed, and with `SKIFF_FUZZ_INPUTS` the number of inputs to the failure.
 
+mod answers;
 mod corpus;
 mod loops;
 mod mutate;
@@ -18,6 +19,16 @@ use api::{
 use apiserver::{parse, schema::FieldValidation, smp};
 use mutate::Mutator;
 use run::Run;
+
+/// More than there are targets: they run all at once, for as long as one.
+const THREADS: &str = "--test-threads=32";
+
+#[test]
+fn every_target_for_a_while() {
+    let this = std::env::current_exe().expect("the tests' own program");
+    let done = std::process::Command::new(this).args(["--ignored", "--nocapture", THREADS]).status();
+    assert!(done.expect("the targets are started").success(), "a target failed: see above");
+}
 
 /// Runs `target` on mutations of the corpus until the budget is spent.
 fn fuzz(name: &'static str, corpus: &[&[u8]], target: impl Fn(&[u8])) {
@@ -37,6 +48,7 @@ fn text(bytes: &[u8]) -> String {
 }
 
 #[test]
+#[ignore = "run by every_target_for_a_while, beside the others"]
 fn json() {
     fuzz("json", corpus::JSON, |bytes| {
         let Ok(parsed) = parse::json(bytes) else { return };
@@ -46,6 +58,7 @@ fn json() {
 }
 
 #[test]
+#[ignore = "run by every_target_for_a_while, beside the others"]
 fn yaml() {
     fuzz("yaml", corpus::YAML, |bytes| {
         let Ok(parsed) = parse::yaml(bytes) else { return };
@@ -55,6 +68,7 @@ fn yaml() {
 }
 
 #[test]
+#[ignore = "run by every_target_for_a_while, beside the others"]
 fn managed_fields() {
     fuzz("managed_fields", corpus::FIELDS, |bytes| {
         let Ok(parsed) = parse::json(bytes) else { return };
@@ -68,6 +82,7 @@ fn managed_fields() {
 }
 
 #[test]
+#[ignore = "run by every_target_for_a_while, beside the others"]
 fn protobuf() {
     let tables = &kinds::schema::TABLES;
     let samples = corpus::protobuf();
@@ -83,6 +98,7 @@ fn protobuf() {
 }
 
 #[test]
+#[ignore = "run by every_target_for_a_while, beside the others"]
 fn checked_and_validated() {
     let table = kinds::table(&kinds::Config::default());
     fuzz("checked_and_validated", corpus::JSON, |bytes| {
@@ -101,6 +117,7 @@ fn checked_and_validated() {
 }
 
 #[test]
+#[ignore = "run by every_target_for_a_while, beside the others"]
 fn selectors() {
     fuzz("selectors", corpus::SELECTORS, |bytes| {
         let text = text(bytes);
@@ -116,6 +133,7 @@ fn selectors() {
 }
 
 #[test]
+#[ignore = "run by every_target_for_a_while, beside the others"]
 fn quantities() {
     fuzz("quantities", corpus::QUANTITIES, |bytes| {
         let Ok(quantity) = Quantity::parse(&text(bytes)) else { return };
@@ -128,6 +146,7 @@ fn quantities() {
 }
 
 #[test]
+#[ignore = "run by every_target_for_a_while, beside the others"]
 fn strategic_merge() {
     let tables = &kinds::schema::TABLES;
     let pod = tables.structure("io.k8s.api.core.v1.Pod").expect("pods have a shape");
@@ -142,6 +161,7 @@ fn strategic_merge() {
 }
 
 #[test]
+#[ignore = "run by every_target_for_a_while, beside the others"]
 fn network_configs() {
     fuzz("network_configs", corpus::CNI, |bytes| {
         let _ = proxy::cni::read_config(&text(bytes));
@@ -149,6 +169,7 @@ fn network_configs() {
 }
 
 #[test]
+#[ignore = "run by every_target_for_a_while, beside the others"]
 fn names_and_resolvers() {
     fuzz("names_and_resolvers", corpus::RESOLV, |bytes| {
         let text = text(bytes);
@@ -159,6 +180,7 @@ fn names_and_resolvers() {
 }
 
 #[test]
+#[ignore = "run by every_target_for_a_while, beside the others"]
 fn log_lines() {
     let queries = ["", "timestamps=true", "tailLines=2", "limitBytes=10", "sinceTime=2026-01-01T00:00:00Z", "stream=Stderr&timestamps=1"];
     fuzz("log_lines", corpus::LOGS, |bytes| {

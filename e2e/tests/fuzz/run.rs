@@ -2,8 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-/// How many targets there are: they share the time.
-const TARGETS: u64 = 11;
 /// Of a run that names none. CI names one: it goes by the commit (`.ci/run`).
 const SEED: u64 = 36;
 /// Fewer in a whole budget, and the decoder hangs on some.
@@ -24,15 +22,7 @@ enum Until {
 
 impl Run {
     pub fn new(target: &'static str) -> Self {
-        Self::within(target, budget(TARGETS))
-    }
-
-    /// For a target whose inputs are whole histories: half of the time, beside the others.
-    pub fn long(target: &'static str) -> Self {
-        Self::within(target, budget(2))
-    }
-
-    fn within(target: &'static str, budget: Duration) -> Self {
+        let budget = Duration::from_secs(number("SKIFF_FUZZ_SECONDS").unwrap_or(60));
         let seed = number("SKIFF_SEED").unwrap_or(SEED);
         let until = number("SKIFF_FUZZ_INPUTS").map_or_else(|| Until::Time(Instant::now() + budget), Until::Inputs);
         println!("SKIFF_SEED={seed}");
@@ -55,7 +45,7 @@ impl Run {
     }
 
     pub fn end(self) {
-        println!("{} inputs", self.inputs);
+        println!("{}: {} inputs", self.target, self.inputs);
         let enough = self.inputs >= INPUTS_MIN || matches!(self.until, Until::Inputs(_));
         assert!(enough, "only {} inputs: the decoder hangs on some", self.inputs);
     }
@@ -65,13 +55,11 @@ impl Drop for Run {
     fn drop(&mut self) {
         if std::thread::panicking() {
             let Self { seed, target, inputs, .. } = self;
-            eprintln!("to repeat it: SKIFF_SEED={seed} SKIFF_FUZZ_INPUTS={inputs} cargo test -p e2e --test fuzz -- --exact {target}");
+            eprintln!(
+                "to repeat it: SKIFF_SEED={seed} SKIFF_FUZZ_INPUTS={inputs} cargo test -p e2e --test fuzz -- --ignored --exact {target}"
+            );
         }
     }
-}
-
-fn budget(parts: u64) -> Duration {
-    Duration::from_millis(number("SKIFF_FUZZ_SECONDS").unwrap_or(60) * 1000 / parts)
 }
 
 fn number(variable: &str) -> Option<u64> {

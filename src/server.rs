@@ -85,12 +85,17 @@ use crate::{
 /// A silent TCP connection is asked whether it is still there (upstream: `defaultKeepAlivePeriod`, `server/secure_serving.go`).
 const TCP_SILENCE: Duration = Duration::from_secs(180);
 
+/// What is told of requests and is not yet written or sent, at an orderly end; whoever writes it has a bound of its own that is shorter.
+const AUDIT_END_BOUND: Duration = Duration::from_secs(5);
+
 /// What `/statusz` leads to.
 const PAGES: [&str; 8] = ["/debug", "/flagz", "/healthz", "/livez", "/metrics", "/readyz", "/statusz", "/version"];
 
 /// A running control plane.
 pub struct Control {
     pub group: Group,
+    /// What writes and sends what is told of requests: it ends after them.
+    audit: Group,
     pub dirs: Dirs,
     pub certs: Arc<Certs>,
     /// The administrator's kubeconfig, of this server alone.
@@ -107,7 +112,7 @@ pub struct Control {
     health: Arc<Health>,
     /// `--shutdown-delay-duration`
     delay: Duration,
-    _instance: Instance,
+    _lock: Instance,
 }
 
 pub async fn run(flags: ServerFlags) -> anyhow::Result<()> {
@@ -126,13 +131,13 @@ impl Control {
         let (config, dirs) = (kinds_config(flags)?, Dirs::new(flags.common.data_dir.as_deref()));
         some_seats(&flags.limits())?;
         dirs.claim()?;
-        let instance = Instance::start(&dirs)?;
-        let (group, files) = (Group::new(), open_files::raise());
+        let lock = Instance::start(&dirs)?;
+        let (group, audit, files) = (Group::new(), Group::new(), open_files::raise());
         let (has_etcd, servers) = (ServersFlags::has_etcd(&flags.etcd_servers)?, &flags.servers);
         let election = servers.election(has_etcd)?;
         let (token, agent_token) = tokens(flags, has_etcd)?;
         let advertised = advertised_address(flags, progress);
-        let (auditor, at_rest) = (flags.audit.auditor(&group).await?, flags.at_rest.open().await?);
+        let (auditor, at_rest) = (flags.audit.auditor(&audit).await?, flags.at_rest.open().await?);
         let plugins = flags.admission.options()?;
 
         let names = serving_names(flags, &config, advertised);
@@ -172,7 +177,7 @@ impl Control {
         let (leading, endpoint_leases) = (Mutex::default(), None);
         let delay = flags.protection.shutdown_delay_duration;
         let mut control =
-            Self { group, dirs, certs, admin, reached, engine, front, store, leading, endpoint_leases, health, delay, _instance: instance };
+            Self { group, audit, dirs, certs, admin, reached, engine, front, store, leading, endpoint_leases, health, delay, _lock: lock };
         Box::pin(auth::bootstrap(&control.engine)).await?;
         Box::pin(control.publish(flags, &config, has_etcd)).await?;
         Box::pin(manifests::apply(&control.engine, cluster_dns(&config))).await?;
@@ -236,7 +241,7 @@ impl Control {
         kubeconfig::for_here(kubeconfig::kept(self.admin.clone(), self.reached.named, &servers))
     }
 
-    /// Ends in order: what other servers take over, loops, connections, store.
+    /// Ends in order: what other servers take over, loops, connections, audit, store.
     pub async fn end(&self) {
         tracing::info!("ending");
         // Whoever leads clients here has time to see it; requests are served meanwhile.
@@ -256,7 +261,7 @@ impl Control {
             }
         };
         tokio::join!(leading, endpoint_leases);
-        end(&self.group, END_BOUND).await;
+        ends(&self.group, &self.audit).await;
         self.store.close().await;
     }
 
@@ -300,6 +305,12 @@ impl Control {
             host_name: host_name(),
         }
     }
+}
+
+/// All that is told of, and then what tells it: a request that ends with the server is in its log.
+async fn ends(requests: &Group, audit: &Group) {
+    end(requests, END_BOUND).await;
+    end(audit, AUDIT_END_BOUND).await;
 }
 
 fn issuer(flags: &ServerFlags, tokens: &Arc<Tokens>, advertised: IpAddr) -> anyhow::Result<Option<OpenId>> {
@@ -514,12 +525,31 @@ pub fn cluster_dns(config: &kinds::Config) -> IpAddr {
 
 #[cfg(test)]
 mod tests {
+    use apiserver::audit::{Log, LogConfig, LogMode, Sink};
+
     use super::*;
 
     #[test]
     fn there_are_some_seats() {
         let limits = |reading, fair| some_seats(&fairness::Limits { reading, mutating: 0, fair });
         assert!(limits(1, true).is_ok() && limits(0, false).is_ok() && limits(0, true).is_err());
+    }
+
+    #[tokio::test]
+    async fn a_request_that_ends_with_the_server_is_in_the_log() {
+        let dir = tempfile::tempdir().unwrap();
+        let (requests, audit, path) = (Group::new(), Group::new(), dir.path().join("audit.log"));
+        let config = LogConfig { path: path.clone(), mode: LogMode::Batch, bytes_max: 1 << 20, days_max: 0, backups_max: 0 };
+        let log = Log::open(config, &audit).unwrap();
+        let stopping = requests.clone();
+        // As a request does that is still served then: it tells of its end last.
+        requests.spawn_careful(async move {
+            stopping.stopping().await;
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            log.take_now("its end\n".into()).unwrap();
+        });
+        ends(&requests, &audit).await;
+        assert_eq!(std::fs::read_to_string(path).unwrap(), "its end\n");
     }
 
     #[test]

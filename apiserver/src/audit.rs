@@ -57,7 +57,12 @@ pub trait Sink: Send + Sync {
     /// Whether a request is refused whose begin it does not take.
     fn is_strict(&self) -> bool;
 
-    /// Takes an event, JSON and a newline.
+    /// Of an event with the objects in it; a larger one comes without them.
+    fn event_bytes_max(&self) -> usize {
+        usize::MAX
+    }
+
+    /// Takes an event, JSON and a newline. Who stops waiting has given it all the same.
     ///
     /// # Errors
     /// Why not.
@@ -79,7 +84,62 @@ pub trait Sink: Send + Sync {
 pub struct Auditor {
     policy: Policy,
     sinks: Vec<Box<dyn Sink>>,
+    /// Of the sink that takes the smallest.
+    event_bytes_max: usize,
     counts: Counts,
+}
+
+/// An event as a line, and where that is too long for a sink also without the objects in it.
+struct Line {
+    whole: Bytes,
+    short: Option<Bytes>,
+}
+
+impl Line {
+    /// # Errors
+    /// It is too large all the same.
+    fn within(&self, bytes_max: usize) -> Result<&Bytes, &'static str> {
+        let found = [&self.whole].into_iter().chain(&self.short).find(|line| line.len() <= bytes_max);
+        found.ok_or("event is too large even after truncating")
+    }
+}
+
+/// An event on its way into the sinks. Who asked may go away meanwhile: those that have not got it get it then.
+struct Telling<'a> {
+    auditor: &'a Auditor,
+    line: Line,
+    next: usize,
+}
+
+impl Telling<'_> {
+    /// False where a sink that must take it did not.
+    async fn run(mut self) -> bool {
+        let mut is_taken = true;
+        while let Some(sink) = self.auditor.sinks.get(self.next) {
+            self.next += 1;
+            let taken = match self.auditor.fitting(&self.line, sink.as_ref()) {
+                Some(event) => sink.take(event).await.map_err(|why| self.auditor.failed(sink.name(), &why)),
+                None => Err(()),
+            };
+            is_taken &= taken.is_ok() || !sink.is_strict();
+        }
+        is_taken
+    }
+
+    fn rest(&mut self) {
+        for sink in self.auditor.sinks.iter().skip(std::mem::replace(&mut self.next, usize::MAX)) {
+            let Some(event) = self.auditor.fitting(&self.line, sink.as_ref()) else { continue };
+            if let Err(why) = sink.take_now(event) {
+                self.auditor.failed(sink.name(), &why);
+            }
+        }
+    }
+}
+
+impl Drop for Telling<'_> {
+    fn drop(&mut self) {
+        self.rest();
+    }
 }
 
 #[derive(Default)]
@@ -128,7 +188,8 @@ pub(crate) struct Ended<'a> {
 
 impl Auditor {
     pub fn new(policy: Policy, sinks: Vec<Box<dyn Sink>>) -> Arc<Self> {
-        Arc::new(Self { policy, sinks, counts: Counts::default() })
+        let event_bytes_max = sinks.iter().map(|sink| sink.event_bytes_max()).min().unwrap_or(usize::MAX);
+        Arc::new(Self { policy, sinks, event_bytes_max, counts: Counts::default() })
     }
 
     /// What is to be told of a request, if anything is. `id` is its audit id.
@@ -187,9 +248,14 @@ impl Auditor {
         counter("apiserver_audit_error_total", help, "plugin", &errors);
     }
 
-    fn failed(&self, sink: &dyn Sink, why: &str) {
-        tracing::debug!(sink = sink.name(), why, "audit event was not taken");
-        *self.counts.errors.lock().entry(sink.name()).or_default() += 1;
+    fn failed(&self, plugin: &'static str, why: &str) {
+        tracing::debug!(plugin, why, "audit event was not taken");
+        *self.counts.errors.lock().entry(plugin).or_default() += 1;
+    }
+
+    /// What a sink gets of an event. `None`: nothing of it is small enough, which counts as upstream counts it.
+    fn fitting(&self, line: &Line, sink: &dyn Sink) -> Option<Bytes> {
+        line.within(sink.event_bytes_max()).map_err(|why| self.failed(truncate::NAME, why)).ok().cloned()
     }
 }
 
@@ -242,7 +308,9 @@ impl Audit {
     pub fn sent_patch(&self, patch: &[u8]) {
         if self.verdict.level >= Level::Request {
             let value = parse::json(patch).or_else(|_| parse::yaml(patch)).ok();
-            self.said.lock().request = value.and_then(|parsed| self.raw(&parsed.value));
+            let read = value.and_then(|parsed| self.raw(&parsed.value));
+            // What is too deep is refused, and told.
+            self.said.lock().request = read.or_else(|| event::on_one_line(patch));
         }
     }
 
@@ -263,11 +331,8 @@ impl Audit {
     /// The same, where nobody can wait.
     pub fn complete_now(&self, ended: &Ended<'_>) {
         self.has_ended.store(true, Ordering::Relaxed);
-        let Some(event) = self.event(Stage::ResponseComplete, Some(ended)) else { return };
-        for sink in &self.auditor.sinks {
-            if let Err(why) = sink.take_now(event.clone()) {
-                self.auditor.failed(sink.as_ref(), &why);
-            }
+        if let Some(line) = self.line(Stage::ResponseComplete, Some(ended)) {
+            Telling { auditor: &self.auditor, line, next: 0 }.rest();
         }
     }
 
@@ -280,18 +345,11 @@ impl Audit {
         if matches!(stage, Stage::ResponseComplete | Stage::Panic) {
             self.has_ended.store(true, Ordering::Relaxed);
         }
-        let Some(event) = self.event(stage, ended) else { return true };
-        let mut is_taken = true;
-        for sink in &self.auditor.sinks {
-            if let Err(why) = sink.take(event.clone()).await {
-                self.auditor.failed(sink.as_ref(), &why);
-                is_taken &= !sink.is_strict();
-            }
-        }
-        is_taken
+        let Some(line) = self.line(stage, ended) else { return true };
+        Telling { auditor: &self.auditor, line, next: 0 }.run().await
     }
 
-    fn event(&self, stage: Stage, ended: Option<&Ended<'_>>) -> Option<Bytes> {
+    fn line(&self, stage: Stage, ended: Option<&Ended<'_>>) -> Option<Line> {
         if !self.verdict.tells(stage) {
             return None;
         }
@@ -317,11 +375,16 @@ impl Audit {
             now: Timestamp::now(),
             annotations: &said.annotations,
         };
-        Some(event.line())
+        let whole = event.line();
+        let has_object = self.verdict.level >= Level::Request;
+        let short = (has_object && whole.len() > self.auditor.event_bytes_max).then(|| event.short_line());
+        Some(Line { whole, short })
     }
 
+    /// A list of objects that are as deep as they may be is deeper than what is parsed: it is told as it was answered.
     fn answered(&self, body: &[u8]) -> Option<Box<RawValue>> {
-        self.raw(&serde_json::from_slice(body).ok()?)
+        let read = serde_json::from_slice(body).ok().and_then(|value| self.raw(&value));
+        read.or_else(|| event::on_one_line(body))
     }
 
     /// Written anew: what a client sent may have newlines in it, and a line is an event.

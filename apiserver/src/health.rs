@@ -236,7 +236,7 @@ async fn whole(endpoint: &str, checks: &[(String, Check)], query: &str) -> (Stat
     }
     if !unknown.is_empty() {
         unknown.sort();
-        let names: Vec<String> = unknown.iter().map(|n| format!("{n:?}")).collect();
+        let names: Vec<String> = unknown.iter().map(|n| api::quoted(n)).collect();
         out.push_str(&format!("warn: some health checks cannot be excluded: no matches for {}\n", names.join(",")));
     }
     match (failed, verbose) {

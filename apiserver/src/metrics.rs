@@ -174,12 +174,13 @@ impl Metrics {
         let mut hasher = DefaultHasher::new();
         (names, seen.code, seen.dry_run).hash(&mut hasher);
         let mut at = hasher.finish();
+        if matches!(seen.code, 429 | 504) {
+            // That has a lock of its own, and writes labels out.
+            seen.terminated();
+        }
         let mut all = self.series.lock();
         while all.get(&at).is_some_and(|series| !series.is_of(seen)) {
             at = at.wrapping_add(1);
-        }
-        if matches!(seen.code, 429 | 504) {
-            seen.terminated();
         }
         let series = all.entry(at).or_insert_with(|| Series::new(seen));
         series.count += 1;

@@ -12,7 +12,7 @@ mod v2;
 mod v3;
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap, HashSet},
     io::{Read, Write},
     sync::Arc,
 };
@@ -63,6 +63,62 @@ struct CachedDocuments {
     kinds: Vec<Arc<Kind>>,
     table: Arc<Table>,
     documents: HashMap<Document, Bytes>,
+    told: Option<Arc<Told>>,
+}
+
+/// What is said of the documents of one state, worked out once for all who ask: a client looks whether anything has changed each time that it begins.
+struct Told {
+    /// Of all together.
+    whole: String,
+    /// The hash of each document of our own kinds, by its place.
+    hashes: HashMap<String, String>,
+    /// `/openapi/v3`
+    root: Bytes,
+}
+
+impl CachedDocuments {
+    /// Nothing of another state is kept.
+    fn of(&mut self, world: &World) -> &mut Self {
+        if !(same(&self.kinds, &world.kinds) && Arc::ptr_eq(&self.table, &world.table)) {
+            *self = Self { kinds: world.kinds.clone(), table: world.table.clone(), ..Self::default() };
+        }
+        self
+    }
+}
+
+impl Told {
+    fn of(world: &World) -> Self {
+        let World { kinds, table } = world;
+        let mut by_place: BTreeMap<String, Vec<&Arc<Kind>>> = BTreeMap::new();
+        for kind in kinds {
+            by_place.entry(path(kind)).or_default().push(kind);
+        }
+        let hashes: HashMap<String, String> = by_place.into_iter().map(|(place, kinds)| (place, hash(kinds.into_iter()))).collect();
+        let mut paths = Map::new();
+        let mut tell = |place: String, hash: &str| {
+            let url = format!("/openapi/v3/{place}?hash={hash}");
+            paths.insert(place, json!({"serverRelativeURL": url}));
+        };
+        let mut known = HashSet::new();
+        for kind in kinds {
+            let place = path(kind);
+            if table.remote(&kind.group, &kind.version).is_none()
+                && known.insert(place.clone())
+                && let Some(hash) = hashes.get(&place)
+            {
+                tell(place, hash);
+            }
+        }
+        for of in table.versions() {
+            if let Some(hash) = of.remote.as_ref().and_then(|remote| remote.openapi_v3.as_ref()) {
+                tell(format!("apis/{}/{}", of.group, of.version), hash);
+            }
+        }
+        for place in operations::of_no_kind(kinds).iter().map(place) {
+            tell(place.to_owned(), &hash_of_place(place));
+        }
+        Self { whole: world.hash(), hashes, root: format!("{}\n", json!({"paths": paths})).into() }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -89,43 +145,21 @@ impl OpenApi {
         let (asked, of) = (wanted.clone(), world.clone());
         let built = tokio::task::spawn_blocking(move || build(&of, &asked).map(|bytes| (bytes, turn))).await;
         let (bytes, _turn) = built.map_err(Status::internal)?.map_err(Status::internal)?;
-        let mut cached = self.cached.lock();
-        if !(same(&cached.kinds, &world.kinds) && Arc::ptr_eq(&cached.table, &world.table)) {
-            *cached = CachedDocuments { kinds: world.kinds, table: world.table, documents: HashMap::new() };
-        }
-        cached.documents.insert(wanted, bytes.clone());
+        self.cached.lock().of(&world).documents.insert(wanted, bytes.clone());
         Ok(bytes)
     }
 
-    fn cached(&self, world: &World, wanted: &Document) -> Option<Bytes> {
-        let cached = self.cached.lock();
-        (same(&cached.kinds, &world.kinds) && Arc::ptr_eq(&cached.table, &world.table))
-            .then(|| cached.documents.get(wanted).cloned())
-            .flatten()
+    fn told(&self, world: &World) -> Arc<Told> {
+        let known = self.cached.lock().of(world).told.clone();
+        known.unwrap_or_else(|| {
+            let told = Arc::new(Told::of(world));
+            self.cached.lock().of(world).told = Some(told.clone());
+            told
+        })
     }
 
-    fn root(&self, World { kinds, table }: &World) -> Value {
-        let mut paths = Map::new();
-        for kind in kinds {
-            let path = path(kind);
-            if !paths.contains_key(&path) && table.remote(&kind.group, &kind.version).is_none() {
-                let hash = hash(kinds.iter().filter(|k| k.group == kind.group && k.version == kind.version));
-                let url = format!("/openapi/v3/{path}?hash={hash}");
-                paths.insert(path, json!({"serverRelativeURL": url}));
-            }
-        }
-        for of in table.versions() {
-            if let Some(hash) = of.remote.as_ref().and_then(|remote| remote.openapi_v3.as_ref()) {
-                let path = format!("apis/{}/{}", of.group, of.version);
-                let url = format!("/openapi/v3/{path}?hash={hash}");
-                paths.insert(path, json!({"serverRelativeURL": url}));
-            }
-        }
-        for place in operations::of_no_kind(kinds).iter().map(place) {
-            let url = format!("/openapi/v3/{place}?hash={}", hash_of_place(place));
-            paths.insert(place.to_owned(), json!({"serverRelativeURL": url}));
-        }
-        json!({"paths": paths})
+    fn cached(&self, world: &World, wanted: &Document) -> Option<Bytes> {
+        self.cached.lock().of(world).documents.get(wanted).cloned()
     }
 
     async fn v2(&self, world: World, request: &Parts) -> Result<Response, Status> {
@@ -134,7 +168,7 @@ impl OpenApi {
             Some(_) => (Document::V2Gnostic, GNOSTIC),
             None => return Ok(unacceptable()),
         };
-        let etag = world.hash();
+        let etag = self.told(&world).whole.clone();
         if known(request, &etag) {
             return Ok(finish(not_modified(), &etag));
         }
@@ -143,14 +177,14 @@ impl OpenApi {
     }
 
     async fn v3(&self, world: World, place: &str, request: &Parts) -> Result<Option<Response>, Status> {
-        let of: Vec<Arc<Kind>> = world.kinds.iter().filter(|k| path(k) == place).cloned().collect();
-        if of.is_empty() && !operations::of_no_kind(&world.kinds).iter().any(|operation| self::place(operation) == place) {
+        let hash = self.told(&world).hashes.get(place).cloned();
+        if hash.is_none() && !operations::of_no_kind(&world.kinds).iter().any(|operation| self::place(operation) == place) {
             return Ok(None);
         }
         if choose(request, &[JSON]).is_none() {
             return Ok(Some(unacceptable()));
         }
-        let etag = if of.is_empty() { hash_of_place(place) } else { hash(of.iter()) };
+        let etag = hash.unwrap_or_else(|| hash_of_place(place));
         let asked = request.uri.query().unwrap_or_default().split('&').find_map(|p| p.strip_prefix("hash="));
         if asked.is_some_and(|hash| !hash.is_empty() && hash != etag) {
             return Ok(Some(moved(&format!("/openapi/v3/{place}?hash={etag}"))));
@@ -197,8 +231,8 @@ impl OpenApi {
             None if rest == "v2" => self.v2(world, request).await.map(Some),
             // Upstream does not say what it is, and Go takes it for text.
             None if rest == "v3" => {
-                let text = full(format!("{}\n", self.root(&world)));
-                Ok(Some(finish(wire::reply(StatusCode::OK, "text/plain; charset=utf-8", text), &world.hash())))
+                let told = self.told(&world);
+                Ok(Some(finish(wire::reply(StatusCode::OK, "text/plain; charset=utf-8", full(told.root.clone())), &told.whole)))
             }
             Some(("v3", place)) => self.v3(world, place, request).await,
             _ => Ok(None),
@@ -276,13 +310,14 @@ fn build(world: &World, wanted: &Document) -> std::io::Result<Bytes> {
     };
     match wanted {
         Document::V2 => {
-            let own = v2::Own::of(&all, &told);
+            let own = v2::Own::of(v2::operations(&all, &told));
             let others = others(&own);
             v2::write(&mut out, &all, &told, own, &others)?;
         }
         Document::V2Gnostic => {
-            let others = if has_others { others(&v2::Own::of(&all, &told)) } else { merge::Merged::default() };
-            out.write_all(&gnostic::encode(&all, &told, &others)?)?;
+            let operations = v2::operations(&all, &told);
+            let others = if has_others { others(&v2::Own::of(operations.clone())) } else { merge::Merged::default() };
+            out.write_all(&gnostic::encode(&all, &told, operations, &others)?)?;
         }
         Document::V3 { place } => {
             let mut operations = operations::of_no_kind(kinds);

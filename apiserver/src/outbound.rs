@@ -77,11 +77,11 @@ impl Unanswered {
     /// In the words of client-go, of a POST to `url`.
     pub fn told(&self, url: &str) -> String {
         match self {
-            Self::Failed(why) => format!("Post {url:?}: {why}"),
+            Self::Failed(why) => format!("Post {}: {why}", api::quoted(url)),
             Self::TooMany => "too many large requests wait for webhooks, please try again later".into(),
             Self::Refused { code: 404, .. } => "the server could not find the requested resource".into(),
             Self::Refused { code, text } if *code >= 500 => {
-                format!("an error on the server ({text:?}) has prevented the request from succeeding")
+                format!("an error on the server ({}) has prevented the request from succeeding", api::quoted(text))
             }
             Self::Refused { code, text } => format!("the server rejected our request: {code} {text}"),
         }

@@ -6,7 +6,7 @@ mod yaml;
 
 use std::borrow::Cow;
 
-use api::{Gvk, Status, field_errors::FieldErrors};
+use api::{Gvk, Status, field_errors::FieldErrors, quoted};
 use serde_json::Value;
 
 use crate::schema::Schema;
@@ -138,8 +138,8 @@ fn is_registered(schema: &Schema, expected: &Gvk, api_version: &str, kind: &str)
         "apiextensions.k8s.io" => "k8s.io/apiextensions-apiserver/pkg/apiserver/apiserver.go:55",
         _ => "pkg/api/legacyscheme/scheme.go:30",
     };
-    let why = format!("no kind {kind:?} is registered for version {api_version:?} in scheme {scheme:?}");
-    Err(Status::bad_request(format!("{kind} in version {version:?} cannot be handled as a {wanted}: {why}")))
+    let why = format!("no kind {} is registered for version {} in scheme {scheme:?}", quoted(kind), quoted(&api_version));
+    Err(Status::bad_request(format!("{kind} in version {} cannot be handled as a {wanted}: {why}", quoted(version))))
 }
 
 /// What is no other version of the kind is not converted, whatever its version.
@@ -150,7 +150,7 @@ fn same_kind(expected: &Gvk, api_version: &str, kind: &str) -> Result<(), Status
     let version = if api_version.is_empty() { &expected.version } else { api_version.rsplit('/').next().unwrap_or_default() };
     let wanted = &expected.kind;
     let why = format!("converting ({version}.{kind}) to ({}.{wanted}): unknown conversion", crate::names::go_package(&expected.group));
-    Err(Status::bad_request(format!("{kind} in version {version:?} cannot be handled as a {wanted}: {why}")))
+    Err(Status::bad_request(format!("{kind} in version {} cannot be handled as a {wanted}: {why}", quoted(version))))
 }
 
 /// Whatever a custom object calls itself is read, and then refused under that name (`ValidateTypeMeta` of apiextensions).
@@ -283,6 +283,9 @@ mod tests {
         let mut value = json!({"kind": "Other", "apiVersion": "apps/v2"});
         let status = name_kind(&Schema::Open, &expected, &mut value, b"{}").unwrap_err();
         assert!(status.message.ends_with("converting (v2.Other) to (core.Pod): unknown conversion"), "{status}");
+        let mut value = json!({"kind": "\u{7f}'", "apiVersion": "apps/\u{85}"});
+        let status = name_kind(&Schema::Open, &expected, &mut value, b"{}").unwrap_err();
+        assert!(status.message.contains(r#" in version "\u0085" cannot be handled as a Pod: "#), "{status}");
         let mut value = json!({"kind": "Pod", "apiVersion": "apps/v1"});
         let status = name_kind(&Schema::Open, &expected, &mut value, b"{}").unwrap_err();
         assert_eq!(status.message, "the API version in the data (apps/v1) does not match the expected API version (v1)");

@@ -10,7 +10,7 @@ use serde_json::Value;
 /// A field has another type.
 pub fn lenient<T: DeserializeOwned>(config: &Value) -> Result<(T, Vec<String>), String> {
     let mut unknown = Vec::new();
-    let read = serde_ignored::deserialize(config, |path| unknown.push(format!("unknown field {:?}", at(&path))));
+    let read = serde_ignored::deserialize(config, |path| unknown.push(format!("unknown field {}", api::quoted(&at(&path)))));
     read.map(|value| (value, unknown)).map_err(|error| error.to_string())
 }
 
@@ -67,6 +67,8 @@ mod tests {
         let (read, unknown) = lenient::<Config>(&json!({"rules": [{"level": "a"}], "x": 1})).unwrap();
         assert_eq!(read.rules.unwrap()[0].level.as_deref(), Some("a"));
         assert_eq!(unknown, [r#"unknown field "x""#]);
+        let (_, unknown) = lenient::<Config>(&json!({"rules": [{"\u{7f}'": 1}]})).unwrap();
+        assert_eq!(unknown, [r#"unknown field "rules[0].\x7f'""#]);
         assert!(strict::<Config>(&json!({"apiVersion": "v1", "kind": "C", "rules": null})).unwrap().rules.is_none());
         assert!(strict::<Config>(&json!({"rules": "all"})).unwrap_err().contains("invalid type"));
     }

@@ -86,7 +86,7 @@ pub struct AuditFlags {
 const EVENT_BYTES: u64 = 100 << 10;
 
 impl AuditFlags {
-    /// Nobody, where there is no policy or no place for events. What is sent is sent in `group`.
+    /// Nobody, where there is no policy or no place for events. `group` writes and sends them: it must end after all that is told of.
     ///
     /// # Errors
     /// What is wrong with the policy file or the webhook's, or why the log cannot be opened.
@@ -101,7 +101,7 @@ impl AuditFlags {
         let policy = Policy::read(&text).map_err(anyhow::Error::msg).with_context(|| format!("audit policy {}", file.display()))?;
         let mut sinks = Vec::new();
         if let Some(path) = &self.audit_log_path {
-            let log = Box::new(self.log(path)?);
+            let log = Box::new(self.log(path, group)?);
             sinks.push(truncated(log, self.audit_log_truncate_enabled, self.audit_log_truncate_max_event_size));
         }
         if let Some(file) = &self.audit_webhook_config_file {
@@ -114,7 +114,7 @@ impl AuditFlags {
         Ok((!sinks.is_empty()).then(|| Auditor::new(policy, sinks)))
     }
 
-    fn log(&self, path: &Path) -> anyhow::Result<Log> {
+    fn log(&self, path: &Path, group: &Group) -> anyhow::Result<Log> {
         let config = LogConfig {
             path: path.to_owned(),
             mode: mode(&self.audit_log_mode),
@@ -122,7 +122,7 @@ impl AuditFlags {
             days_max: self.audit_log_maxage,
             backups_max: self.audit_log_maxbackup,
         };
-        Log::open(config).with_context(|| format!("audit log {}", path.display()))
+        Log::open(config, group).with_context(|| format!("audit log {}", path.display()))
     }
 
     fn webhook(&self, file: &Path) -> AuditWebhookConfig {

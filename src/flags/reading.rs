@@ -16,9 +16,11 @@ impl Cli {
     pub fn read(args: impl IntoIterator<Item = OsString> + Clone) -> anyhow::Result<Self> {
         let command = with_environment(Cli::command());
         let first = command.clone().ignore_errors(true).get_matches_from(args.clone());
-        let file = first.subcommand().and_then(|(_, m)| m.try_get_one::<PathBuf>("config").ok().flatten().cloned());
+        let file = first.subcommand().and_then(|(verb, m)| Some((verb, m.try_get_one::<PathBuf>("config").ok().flatten().cloned()?)));
         let command = match file {
-            Some(path) => with_file(command, &read_file(&path)?).with_context(|| format!("config file {}", path.display()))?,
+            Some((verb, path)) => {
+                with_file(command, verb, &read_file(&path)?).with_context(|| format!("config file {}", path.display()))?
+            }
             None => command,
         };
         let matches = command.clone().get_matches_from(args);
@@ -64,18 +66,20 @@ pub(super) fn with_environment(command: Command) -> Command {
             Some("help" | "version") | None => arg,
             Some(long) => {
                 let name = format!("SKIFF_{}", long.to_uppercase().replace('-', "_"));
-                arg.env(name).hide_env(true)
+                // Else `--flag -1` is refused as if it had no value at all.
+                let takes = arg.get_action().takes_values();
+                arg.env(name).hide_env(true).allow_negative_numbers(takes)
             }
         })
     })
 }
 
-/// The file's values become the flags' defaults, so that the environment and the command line win over them.
-pub(super) fn with_file(mut command: Command, file: &Map<String, Value>) -> anyhow::Result<Command> {
+/// The file of `verb`, which other verbs may share: its values become the flags' defaults, so that the environment and the command line win over them.
+pub(super) fn with_file(mut command: Command, verb: &str, file: &Map<String, Value>) -> anyhow::Result<Command> {
     for (key, value) in file {
         let known = |sub: &Command| sub.get_arguments().any(|a| a.get_long() == Some(key) && key != "config");
         if !command.get_subcommands().any(known) {
-            bail!("unknown key {key:?}: keys are the names of flags, see `skiff up --help`");
+            bail!("unknown key {key:?}: keys are the names of flags, see `skiff {verb} --help`");
         }
         let text = as_flag(value).with_context(|| format!("key {key:?}: a list or a map of maps is no value of a flag"))?;
         let id = key.replace('-', "_");

@@ -10,7 +10,7 @@ use super::{
 
 fn parse(file: &str, args: &[&str]) -> anyhow::Result<Cli> {
     let Value::Object(map) = serde_yaml::from_str(file)? else { bail!("no map") };
-    let command = with_file(with_environment(Cli::command()), &map)?;
+    let command = with_file(with_environment(Cli::command()), args.get(1).copied().unwrap_or_default(), &map)?;
     Ok(Cli::from_arg_matches(&command.try_get_matches_from(args)?)?)
 }
 
@@ -95,8 +95,21 @@ fn a_switch_can_be_set_in_the_file() {
 
 #[test]
 fn an_unknown_key_is_an_error() {
-    let error = parse("secure-prot: 1\n", &["skiff", "up"]).unwrap_err();
-    assert!(error.to_string().contains("unknown key \"secure-prot\""), "{error}");
+    for verb in ["up", "agent"] {
+        let error = parse("secure-prot: 1\n", &["skiff", verb]).unwrap_err().to_string();
+        assert!(error.contains("unknown key \"secure-prot\"") && error.contains(&format!("see `skiff {verb} --help`")), "{error}");
+    }
+}
+
+#[test]
+fn a_number_below_zero_is_told_as_the_value_that_it_is() {
+    for args in [&["--max-requests-inflight", "-1"][..], &["--max-requests-inflight=-1"]] {
+        let args: Vec<&str> = ["skiff", "server"].iter().chain(args).copied().collect();
+        let error = parse("{}", &args).unwrap_err().to_string();
+        assert!(error.contains("invalid value '-1' for '--max-requests-inflight <N>': -1 is not in 0..=1000000"), "{error}");
+    }
+    // What is a flag is none all the same.
+    assert!(parse("{}", &["skiff", "server", "--max-requests-inflight", "--secure-port=1"]).is_err());
 }
 
 #[test]

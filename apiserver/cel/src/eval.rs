@@ -23,7 +23,7 @@ impl<'v> Run<'v> {
     pub fn new(variables: Vec<(String, V<'v>)>, left: u64) -> Self {
         Self {
             variables: variables.into_iter().map(|(name, value)| (name.into(), value)).collect(),
-            meter: Meter { left, patterns: Patterns::new() },
+            meter: Meter { left, patterns: Patterns::new(), is_literal: false },
         }
     }
 
@@ -151,6 +151,8 @@ impl<'v> Run<'v> {
         for operand in operands {
             arguments.push(self.eval(operand)?);
         }
+        let given = if target.is_some() { operands } else { operands.get(1..).unwrap_or_default() };
+        self.meter.is_literal = given.iter().all(|operand| matches!(operand.node, Node::Literal(_)));
         functions::call(&mut self.meter, name, arguments)
     }
 

@@ -1,7 +1,10 @@
 //! Functions of texts and times. Sources: cel-go `ext/strings.go`, `common/stdlib`, apiserver `pkg/cel/library/regex.go`.
 
+use std::sync::Arc;
+
 use api::time::{Timestamp, rfc3339};
 use jiff::tz::TimeZone;
+use parking_lot::Mutex;
 
 use super::{
     value::{Evaluated, Failure, Meter, V},
@@ -12,6 +15,9 @@ use crate::schema::pattern::Pattern;
 /// Memory of one pattern, and how many the rules of a write keep.
 const RULE_PATTERN_BYTES_MAX: usize = 256 << 10;
 const PATTERNS_KEPT_MAX: usize = 32;
+/// Patterns that stand in rules themselves and are kept from one write to the next; the one that was not used for longest goes.
+const LITERALS_KEPT_MAX: usize = 64;
+static LITERALS: Mutex<Vec<(Arc<str>, Pattern)>> = Mutex::new(Vec::new());
 /// Of compiling a pattern, and of each byte of it.
 const COMPILE_COST: (usize, usize) = (2_000, 100);
 
@@ -97,16 +103,45 @@ fn characters(text: &str, index: i64) -> Result<usize, Failure> {
     found.ok_or_else(|| Failure::Error(format!("index out of range: {index}")))
 }
 
-/// Compiling is dearer than most of what rules do: once for all rules of a write.
+/// Compiling is dearer than most of what rules do: once for all rules of a write, and what stands in a rule itself once for many writes. What it costs a
+/// rule is the same whether or not it was done before.
 fn compiled(run: &mut Meter, pattern: &str) -> Result<Pattern, Failure> {
     run.spend(pattern.len() / 10 + 1)?;
     if let Some(kept) = run.patterns.get(pattern) {
         return Ok(kept.clone());
     }
     run.spend(pattern.len().saturating_mul(COMPILE_COST.1) + COMPILE_COST.0)?;
-    let made = Pattern::within(pattern, RULE_PATTERN_BYTES_MAX).map_err(Failure::Error)?;
+    let made = if run.is_literal { literal(pattern) } else { made(pattern) };
+    let made = made.map_err(Failure::Error)?;
     if run.patterns.len() < PATTERNS_KEPT_MAX {
         run.patterns.insert(pattern.to_owned(), made.clone());
+    }
+    Ok(made)
+}
+
+fn made(pattern: &str) -> Result<Pattern, String> {
+    api::steps::took(1);
+    Pattern::within(pattern, RULE_PATTERN_BYTES_MAX)
+}
+
+fn literal(pattern: &str) -> Result<Pattern, String> {
+    let known = |kept: &mut Vec<(Arc<str>, Pattern)>| {
+        let at = kept.iter().position(|(text, _)| **text == *pattern)?;
+        // Those that were used last are last.
+        kept.get_mut(at..)?.rotate_left(1);
+        kept.last().map(|(_, pattern)| pattern.clone())
+    };
+    if let Some(kept) = known(&mut LITERALS.lock()) {
+        return Ok(kept);
+    }
+    let made = made(pattern)?;
+    let mut kept = LITERALS.lock();
+    // Somebody else may have made it meanwhile.
+    if known(&mut kept).is_none() {
+        if kept.len() >= LITERALS_KEPT_MAX {
+            kept.remove(0);
+        }
+        kept.push((pattern.into(), made.clone()));
     }
     Ok(made)
 }

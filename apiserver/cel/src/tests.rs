@@ -358,3 +358,23 @@ fn literals_with_names_are_objects() {
     assert_eq!(plain("Object{}").unwrap_err(), "undeclared reference to 'Object' (in container '')");
     assert_eq!(plain("jsonpatch.escapeKey('a')").unwrap_err(), "undeclared reference to 'jsonpatch.escapeKey' (in container '')");
 }
+
+#[test]
+fn a_pattern_that_stands_in_a_rule_is_compiled_once_and_costs_the_same_each_time() {
+    let run = |source: &str| {
+        let (schema, object) = (schema(), object());
+        let mut run = Run::new(vec![("self".into(), V::of(&object, Some(&schema)))], 1_000_000);
+        let expr = parse(source).unwrap();
+        let (value, compiled) = api::steps::of(|| run.eval(&expr).map(|value| super::strings::shown(&value)));
+        (value.unwrap(), run.meter.left, compiled)
+    };
+    for literal in ["self.s.matches('^h[a-z]{4}')", "matches(self.s, '^h[a-z]{5}|o$')", "self.s.findAll('l|once', 2) == ['l', 'l']"] {
+        let (value, left, compiled) = run(literal);
+        assert_eq!((value.as_str(), compiled), ("true", 1), "{literal}");
+        assert_eq!(run(literal), (value, left, 0), "{literal}");
+    }
+    // What an object says itself is not kept: whoever writes objects would have it all.
+    for _ in 0..2 {
+        assert_eq!(run("self.s.matches('^' + self.s)").2, 1);
+    }
+}

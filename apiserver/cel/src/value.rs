@@ -266,6 +266,8 @@ impl<'v> V<'v> {
 pub struct Meter {
     pub left: u64,
     pub patterns: Patterns,
+    /// What the function that is called was given stands in the rule itself, but for what it is called on.
+    pub is_literal: bool,
 }
 
 /// Compiled, by their texts.

@@ -133,7 +133,7 @@ fn converted(answer: &[u8], version: &str, uid: &str) -> Result<Vec<Value>, Stri
     };
     let given = (&*response).text("uid");
     if version == "v1" && given != uid {
-        return Err(format!("expected response.uid={uid:?}, got {given:?}"));
+        return Err(format!("expected response.uid={uid:?}, got {}", api::quoted(given)));
     }
     let result = (&*response).at("result");
     match (result.text("status"), result.text("message")) {

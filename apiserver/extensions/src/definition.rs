@@ -128,7 +128,11 @@ impl Strategy for Definitions {
             out
         };
         let had = old.map(unknown).unwrap_or_default();
-        unknown(new).into_iter().filter(|format| !had.contains(format)).map(|format| format!("unrecognized format {format:?}")).collect()
+        unknown(new)
+            .into_iter()
+            .filter(|format| !had.contains(format))
+            .map(|format| format!("unrecognized format {}", api::quoted(&format)))
+            .collect()
     }
 
     fn unconditional_update(&self) -> bool {

@@ -4,7 +4,10 @@
 
 use std::collections::HashSet;
 
-use api::time::{Timestamp, rfc3339};
+use api::{
+    quoted,
+    time::{Timestamp, rfc3339},
+};
 use kinds::common::{Read, edit};
 use serde_json::{Map, Value, json};
 
@@ -83,7 +86,7 @@ fn accept(definition: &mut Value, taken: &Taken, now: Timestamp) {
         let (want, have) = (wanted.text(field), had.text(field));
         let is_free = want == have || !used.contains(want);
         if !is_free {
-            refused = Some((reason, format!("{want:?} is already in use")));
+            refused = Some((reason, format!("{} is already in use", quoted(want))));
         }
         let given = if is_free { want } else { have };
         if !given.is_empty() || matches!(field, "plural" | "kind") {
@@ -98,7 +101,7 @@ fn accept(definition: &mut Value, taken: &Taken, now: Timestamp) {
         .filter(|name| !had.list("shortNames").contains(name))
         .filter_map(Value::as_str)
         .filter(|name| taken.resources.contains(*name))
-        .map(|name| format!("{name:?} is already in use"))
+        .map(|name| format!("{} is already in use", quoted(name)))
         .collect();
     let short_refused = (!used.is_empty()).then(|| if used.len() == 1 { used[0].clone() } else { format!("[{}]", used.join(", ")) });
     if short_refused.is_some() {
@@ -153,7 +156,7 @@ pub fn approval(definition: &Value) -> (Approval, String) {
     });
     match annotation {
         "" => (Approval::Missing, format!("protected groups must have approval annotation {APPROVED:?}, {SEE}")),
-        text if text.starts_with("unapproved") => (Approval::Bypassed, format!("not approved: {text:?}")),
+        text if text.starts_with("unapproved") => (Approval::Bypassed, format!("not approved: {}", quoted(text))),
         text if is_url => (Approval::Approved, format!("approved in {text}")),
         _ => (
             Approval::Invalid,

@@ -374,11 +374,12 @@ impl CustomResources {
 fn finalizer_warnings(finalizer: &str) -> Vec<String> {
     const STANDARD: [&str; 3] = ["orphan", "foregroundDeletion", "kubernetes"];
     let mut out: Vec<String> =
-        name_rules::qualified(finalizer).iter().map(|why| format!("metadata.finalizers: {finalizer:?}: {why}")).collect();
+        name_rules::qualified(finalizer).iter().map(|why| format!("metadata.finalizers: {}: {why}", api::quoted(finalizer))).collect();
     if !finalizer.contains('/') && !STANDARD.contains(&finalizer) {
         let how = if finalizer.contains('.') { "name including a path (/)" } else { "name" };
         out.push(format!(
-            "metadata.finalizers: {finalizer:?}: prefer a domain-qualified finalizer {how} to avoid accidental conflicts with other finalizer writers"
+            "metadata.finalizers: {}: prefer a domain-qualified finalizer {how} to avoid accidental conflicts with other finalizer writers",
+            api::quoted(finalizer)
         ));
     }
     out

@@ -34,8 +34,10 @@ const SEND_BOUND: Duration = Duration::from_secs(30);
 const TAKEN_BOUND: Duration = Duration::from_secs(10);
 /// What is still there at the end.
 const END_BOUND: Duration = Duration::from_secs(4);
-/// Attempts for one list (`DefaultRetryBackoffWithInitialDelay`); each pause is longer than the one before by half, and up to a fifth of it.
+/// Attempts for one list (`DefaultRetryBackoffWithInitialDelay`).
 const ATTEMPTS: u32 = 5;
+/// Of the pause before an attempt: one that is refused at once would be asked without end.
+const PAUSE_LEAST: Duration = Duration::from_millis(10);
 /// How each event begins, and how it stands in a list: its items say neither kind nor version.
 const ALONE: &[u8] = br#"{"kind":"Event","apiVersion":"audit.k8s.io/v1","#;
 const HEAD: &[u8] = br#"{"kind":"EventList","apiVersion":"audit.k8s.io/v1","metadata":{},"items":["#;
@@ -75,7 +77,7 @@ struct Entry {
 }
 
 impl AuditWebhook {
-    /// Sends from now on, in a task of `group`; what is there when that stops is tried once more.
+    /// Sends from now on, in a task of `group`; what is there when that stops is tried once more. What tells of requests must have ended before.
     ///
     /// # Errors
     /// What is wrong with the kubeconfig.
@@ -100,16 +102,32 @@ impl AuditWebhook {
     }
 
     /// At once, for who waits.
-    async fn sent(&self, event: &Bytes) -> Result<(), String> {
-        let body = list(&[event]);
-        let mut pause = self.config.initial_backoff;
+    async fn sent(&self, event: &Bytes) {
+        let (body, mut pauses) = (list(&[event]), Pauses(self.config.initial_backoff));
         loop {
             match self.remote.send(body.clone(), SEND_BOUND).await {
-                Ok(()) => return Ok(()),
+                Ok(()) => return,
                 Err(why) => tracing::debug!(%why, "audit event was not taken; trying again"),
             }
-            sleep(jittered(pause)).await;
-            pause = pause.mul_f64(1.5);
+            pauses.rest().await;
+        }
+    }
+}
+
+/// An event that is being sent for somebody who waits. Should they go away, it is sent with those that nobody waits for: whoever hangs up does not keep what
+/// they did out of the log. (It may come twice, as with every attempt that was not answered.)
+struct Awaited<'a> {
+    webhook: &'a AuditWebhook,
+    event: Option<Bytes>,
+}
+
+impl Drop for Awaited<'_> {
+    fn drop(&mut self) {
+        if let Some(event) = self.event.take()
+            && let Err(why) = self.webhook.take_now(event)
+        {
+            self.webhook.lost.fetch_add(1, Ordering::Relaxed);
+            tracing::debug!(%why, "audit event was not taken");
         }
     }
 }
@@ -128,7 +146,10 @@ impl Sink for AuditWebhook {
         if self.config.mode == LogMode::Batch {
             return self.take_now(event);
         }
-        timeout(TAKEN_BOUND, self.sent(&event)).await.unwrap_or_else(|_| Err("the audit webhook did not take it in time".to_owned()))
+        let mut awaited = Awaited { webhook: self, event: Some(event.clone()) };
+        let taken = timeout(TAKEN_BOUND, self.sent(&event)).await;
+        awaited.event = None;
+        taken.map_err(|_| "the audit webhook did not take it in time".to_owned())
     }
 
     fn take_now(&self, event: Bytes) -> Result<(), String> {
@@ -154,21 +175,36 @@ impl Sender {
     /// Tries again and again, whatever went wrong (`retryOnError`); what nobody takes is lost, and counted.
     async fn send(&self, batch: &[Entry], attempts: u32) {
         let events: Vec<&Bytes> = batch.iter().map(|entry| &entry.event).collect();
-        let (body, mut pause) = (list(&events), self.config.initial_backoff);
+        let (body, mut pauses) = (list(&events), Pauses(self.config.initial_backoff));
         for attempt in 1..=attempts {
             match self.remote.send(body.clone(), SEND_BOUND).await {
                 Ok(()) => return,
                 Err(why) if attempt == attempts => {
-                    self.lost.fetch_add(u64::try_from(batch.len()).unwrap_or(u64::MAX), Ordering::Relaxed);
+                    self.lose(batch.len());
                     tracing::error!(%why, events = batch.len(), "audit webhook does not take events: they are lost");
                 }
                 Err(why) => {
                     tracing::debug!(%why, "audit webhook does not take events; trying again");
-                    sleep(jittered(pause)).await;
-                    pause = pause.mul_f64(1.5);
+                    pauses.rest().await;
                 }
             }
         }
+    }
+
+    /// Once, at the end: what is cut off then is lost as well.
+    async fn send_last(&self, batch: &[Entry]) {
+        if timeout(END_BOUND, self.send(batch, 1)).await.is_err() {
+            self.cut_off(batch.len());
+        }
+    }
+
+    fn cut_off(&self, events: usize) {
+        self.lose(events);
+        tracing::error!(events, "audit events are lost: the webhook did not take them before the end");
+    }
+
+    fn lose(&self, events: usize) {
+        self.lost.fetch_add(u64::try_from(events).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 }
 
@@ -217,9 +253,7 @@ impl Sending {
                 // At the end it has to do with one attempt.
                 tokio::select! {
                     () = sender.send(&batch, ATTEMPTS) => {}
-                    () = careful.stopping() => {
-                        let _ = timeout(END_BOUND, sender.send(&batch, 1)).await;
-                    }
+                    () = careful.stopping() => sender.send_last(&batch).await,
                 }
             });
         }
@@ -274,7 +308,7 @@ impl Sending {
             }
         };
         if timeout(END_BOUND, all).await.is_err() {
-            tracing::warn!("audit events are lost: the webhook did not take them before the end");
+            self.sender.cut_off(batch.len() + receive.len());
         }
     }
 }
@@ -306,8 +340,19 @@ impl Throttle {
     }
 }
 
-fn jittered(pause: Duration) -> Duration {
-    pause.mul_f64(rand::rng().random_range(1.0..1.2))
+/// Pauses between attempts, each longer than the one before by half, and up to a fifth of it.
+struct Pauses(Duration);
+
+impl Pauses {
+    async fn rest(&mut self) {
+        sleep(self.next()).await;
+    }
+
+    fn next(&mut self) -> Duration {
+        let pause = self.0.max(PAUSE_LEAST);
+        self.0 = pause.mul_f64(1.5);
+        pause.mul_f64(rand::rng().random_range(1.0..1.2))
+    }
 }
 
 /// `EventList`

@@ -12,11 +12,15 @@ use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 
+use crate::remote::ASKING_MAX;
+
 /// How many answers are kept (upstream: 8192 of an authorizer). Where it is full, what ends first goes.
 const KEPT_MAX: usize = 8192;
 /// Questions that are asked whether or not anybody waits for them still. Further ones end with who asks them: whoever makes up tokens and hangs up would
 /// leave any number of them behind.
-const FLYING_MAX: usize = 1024;
+const FLYING_MAX: usize = 64;
+/// They leave room for those that somebody waits for.
+const _: () = assert!(FLYING_MAX <= ASKING_MAX / 2);
 
 /// What was asked, as a digest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -35,7 +39,7 @@ struct Kept<V>(Mutex<HashMap<Asked, (Instant, V)>>);
 impl<V: Clone + Send + Sync + 'static> Answers<V> {
     /// Questions are tasks of `group`.
     pub fn new(group: &Group) -> Self {
-        Self { seed: rand::random(), kept: Arc::new(Kept(Mutex::default())), flying: Flights::new(group) }
+        Self { seed: rand::random(), kept: Arc::new(Kept(Mutex::default())), flying: Flights::bounded(group, FLYING_MAX) }
     }
 
     /// Parts are told apart: `xy` and `z` is something else than `x` and `yz`.
@@ -70,9 +74,6 @@ impl<V: Clone + Send + Sync + 'static> Answers<V> {
             }
             answer
         };
-        if self.flying.count() >= FLYING_MAX {
-            return Ok(kept_answer.await);
-        }
         self.flying.join(asked, || self.kept.get(&asked), || kept_answer).await
     }
 }
@@ -169,6 +170,19 @@ mod tests {
         assert_eq!(answers.flying.count(), FLYING_MAX);
         let asked = answers.asked([&b"t"[..]]);
         assert!(answers.get(asked, |_| TTL, counting(&calls, TTL)).await.is_ok(), "who stays is answered");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_asks_what_is_being_asked_waits_with_it_however_much_is_asked() {
+        let (answers, calls) = (Counted::new(&Group::new()), Arc::default());
+        for n in 0..FLYING_MAX {
+            let asked = answers.asked([&n.to_be_bytes()[..]]);
+            assert!(tokio::time::timeout(Duration::ZERO, answers.get(asked, |_| TTL, counting(&calls, TTL))).await.is_err());
+        }
+        let first = answers.asked([&0_usize.to_be_bytes()[..]]);
+        let all = (0..50).map(|_| answers.get(first, |_| TTL, counting(&calls, TTL)));
+        assert!(futures::future::join_all(all).await.iter().all(Result::is_ok));
+        assert!(calls.load(Ordering::SeqCst) <= FLYING_MAX, "nothing is asked twice");
     }
 
     #[tokio::test(start_paused = true)]

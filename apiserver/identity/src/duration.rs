@@ -9,7 +9,7 @@ const UNITS: [(&str, f64); 7] = [("ns", 1e-9), ("us", 1e-6), ("\u{b5}s", 1e-6), 
 /// # Errors
 /// It is none, or longer than any.
 pub fn parse(text: &str) -> Result<Duration, String> {
-    let wrong = || format!("time: invalid duration {text:?}");
+    let wrong = || format!("time: invalid duration {}", api::time::quoted(text));
     if text == "0" {
         return Ok(Duration::ZERO);
     }

@@ -25,7 +25,7 @@ const ANSWER_BYTES_MAX: usize = 1 << 20;
 /// Of an answer that is a refusal, what is told of it.
 const TOLD_BYTES_MAX: usize = 256;
 /// Who asks one remote at a time; others wait for them.
-const ASKING_MAX: usize = 128;
+pub(crate) const ASKING_MAX: usize = 128;
 /// Between attempts, and how many there are (`DefaultAuthWebhookRetryBackoff`).
 const PAUSES: [Duration; 4] =
     [Duration::from_millis(500), Duration::from_millis(750), Duration::from_millis(1125), Duration::from_millis(1687)];

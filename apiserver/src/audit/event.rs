@@ -13,9 +13,12 @@ use crate::identity::{Attributes, User};
 /// By key; most of them are the same words with each request.
 pub(super) type Annotations = BTreeMap<Cow<'static, str>, Cow<'static, str>>;
 
+/// What says that the objects were left out (`annotationKey` in apiserver `plugin/pkg/audit/truncate`).
+const TRUNCATED: (&str, &str) = ("audit.k8s.io/truncated", "true");
 /// Room for most lines.
 const LINE_BYTES_USUAL: usize = 1024;
 
+#[derive(Clone, Copy)]
 pub(super) struct Event<'a> {
     pub level: Level,
     pub id: &'a str,
@@ -36,7 +39,7 @@ pub(super) struct Event<'a> {
     pub annotations: &'a Annotations,
 }
 
-#[derive(Serialize)]
+#[derive(Clone, Copy, Serialize)]
 pub(super) struct UserInfo<'a> {
     #[serde(skip_serializing_if = "str::is_empty")]
     username: &'a str,
@@ -71,7 +74,7 @@ pub(super) struct ObjectRef {
 }
 
 /// A `metav1.Status` without its own metadata.
-#[derive(Serialize)]
+#[derive(Clone, Copy, Serialize)]
 pub(super) struct ResponseStatus<'a> {
     metadata: Empty,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -85,7 +88,7 @@ pub(super) struct ResponseStatus<'a> {
     code: u16,
 }
 
-#[derive(Serialize)]
+#[derive(Clone, Copy, Serialize)]
 struct Empty {}
 
 #[derive(Serialize)]
@@ -100,6 +103,13 @@ impl Event<'_> {
         serde_json::to_writer(&mut line, self).expect("strings, numbers and JSON can be written");
         line.push(b'\n');
         line.into()
+    }
+
+    /// The same without the objects in it (`truncate` in apiserver `plugin/pkg/audit/truncate`).
+    pub fn short_line(&self) -> Bytes {
+        let (mut annotations, (key, value)) = (self.annotations.clone(), TRUNCATED);
+        annotations.insert(key.into(), value.into());
+        Event { request: None, response: None, annotations: &annotations, ..*self }.line()
     }
 }
 
@@ -252,6 +262,22 @@ pub(super) fn drop_managed_fields(object: &mut Value) {
     }
 }
 
+/// JSON on one line, however deep it is; `None` where it is none.
+pub(super) fn on_one_line(json: &[u8]) -> Option<Box<RawValue>> {
+    let (mut out, mut is_text, mut is_escaped) = (Vec::with_capacity(json.len()), false, false);
+    for byte in json {
+        match byte {
+            b' ' | b'\t' | b'\r' | b'\n' if !is_text => continue,
+            b'"' if !is_escaped => is_text = !is_text,
+            _ => {}
+        }
+        is_escaped = is_text && !is_escaped && *byte == b'\\';
+        out.push(*byte);
+    }
+    // Looked through without going down into it: there is no limit to the levels, and text has no newlines of its own.
+    RawValue::from_string(String::from_utf8(out).ok()?).ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -265,5 +291,17 @@ mod tests {
             let at = Timestamp::from_microsecond(micros).unwrap();
             assert_eq!(serde_json::to_value(Micros(at)).unwrap(), rfc3339_micro(at), "{micros}");
         }
+    }
+
+    #[test]
+    fn json_of_any_depth_comes_on_one_line() {
+        let line = |json: &str| on_one_line(json.as_bytes()).map(|raw| raw.get().to_owned());
+        assert_eq!(line("{ \"a b\" :\n[1 ,\t\"\\\" \\\\\" ] }\r\n").as_deref(), Some("{\"a b\":[1,\"\\\" \\\\\"]}"));
+        let deep = format!("{}1{}", "[\n".repeat(1000), "]".repeat(1000));
+        assert_eq!(line(&deep), Some(deep.replace('\n', "")));
+        for none in ["", "{", "[1 2", "\"a\nb\"", "{} {}", "\"\\"] {
+            assert_eq!(line(none), None, "{none}");
+        }
+        assert!(on_one_line(b"\"\xff\"").is_none());
     }
 }

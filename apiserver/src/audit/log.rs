@@ -13,12 +13,12 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
-use api::time::Timestamp;
+use api::{task::Group, time::Timestamp};
 use async_trait::async_trait;
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
@@ -37,6 +37,8 @@ const WAITING_BYTES_MAX: usize = 64 << 20;
 const WRITE_BYTES_MAX: usize = 1 << 20;
 /// Until an event must be written that a request waits for. Upstream waits for ever.
 const WRITTEN_BOUND: Duration = Duration::from_secs(10);
+/// What is still there at the end.
+const END_BOUND: Duration = Duration::from_secs(4);
 /// Room that stays for the next write.
 const KEPT_BYTES: usize = 64 << 10;
 const SECONDS_OF_A_DAY: i64 = 24 * 60 * 60;
@@ -79,6 +81,8 @@ pub struct Log {
     room: Arc<Semaphore>,
     /// Somebody waited in vain, and nothing was written since: nobody else waits for the disk.
     is_stuck: Arc<AtomicBool>,
+    /// Events that nobody waited for and that were not written.
+    lost: Arc<AtomicU64>,
 }
 
 /// Events that wait to be written. (Not a channel: whoever brings one need not wake a writer that is up, or that waits for more.)
@@ -93,6 +97,8 @@ struct Waiting {
     entries: VecDeque<Entry>,
     /// The writer is to be woken.
     is_asleep: bool,
+    /// How many are being written.
+    writing: usize,
     /// The log is gone: what is there is the last.
     is_ended: bool,
 }
@@ -104,10 +110,10 @@ struct Entry {
 }
 
 impl Queue {
-    /// False where there are so many that it is not taken.
+    /// False where there are so many that it is not taken, and at the end.
     fn put(&self, entry: Entry, most: usize) -> bool {
         let mut waiting = self.waiting.lock();
-        if waiting.entries.len() >= most {
+        if waiting.is_ended || waiting.entries.len() >= most {
             return false;
         }
         waiting.entries.push_back(entry);
@@ -126,6 +132,7 @@ impl Queue {
     /// All that there are, as many as one write takes, once there are any; `None` after the last. `pause`: so long more are waited for.
     fn take(&self, pause: Duration) -> Option<Vec<Entry>> {
         let mut waiting = self.waiting.lock();
+        waiting.writing = 0;
         while waiting.entries.is_empty() {
             if waiting.is_ended {
                 return None;
@@ -145,23 +152,36 @@ impl Queue {
             bytes += entry.event.len();
             count += 1;
         }
+        waiting.writing = count;
         Some(waiting.entries.drain(..count).collect())
+    }
+
+    /// How many are not written.
+    fn left(&self) -> usize {
+        let waiting = self.waiting.lock();
+        waiting.entries.len() + waiting.writing
     }
 }
 
 impl Log {
-    /// Opens the file and starts the thread; it ends when the log is dropped and all is written.
+    /// Opens the file and starts the thread; it ends when the log is dropped or `group` stops, and all is written: the group waits for that.
     ///
     /// # Errors
     /// What the file system says.
-    pub fn open(config: LogConfig) -> io::Result<Self> {
+    pub fn open(config: LogConfig, group: &Group) -> io::Result<Self> {
         let mode = config.mode;
-        let mut writer = Writer::open(config)?;
+        let lost = Arc::<AtomicU64>::default();
+        let mut writer = Writer::open(config, lost.clone())?;
         let queue = Arc::<Queue>::default();
         let (room, is_stuck) = (Arc::new(Semaphore::new(WAITING_BYTES_MAX >> 10)), Arc::<AtomicBool>::default());
         let (taken, stuck) = (queue.clone(), is_stuck.clone());
-        std::thread::Builder::new().name("audit-log".into()).spawn(move || writer.run(&taken, &stuck))?;
-        Ok(Self { mode, queue, room, is_stuck })
+        let (ended, end) = oneshot::channel::<()>();
+        std::thread::Builder::new().name("audit-log".into()).spawn(move || {
+            let _ended = ended;
+            writer.run(&taken, &stuck);
+        })?;
+        group.spawn_careful(at_the_end(group.clone(), queue.clone(), end, lost.clone()));
+        Ok(Self { mode, queue, room, is_stuck, lost })
     }
 
     /// How much of the room an event takes.
@@ -169,15 +189,47 @@ impl Log {
         u32::try_from((event.len() >> 10) + 1).unwrap_or(u32::MAX).min((WAITING_BYTES_MAX >> 10) as u32)
     }
 
-    async fn wait(&self, event: Bytes) -> Result<(), String> {
+    async fn wait(&self, event: Bytes, is_put: &AtomicBool) -> Result<(), String> {
         let (written, told) = oneshot::channel();
         let room = self.room.clone().acquire_many_owned(Self::kib(&event)).await.map_err(|error| error.to_string())?;
         // There are no more of them than there is room for.
         self.queue.put(Entry { event, written: Some(written), _room: room }, usize::MAX);
+        is_put.store(true, Ordering::Relaxed);
         match told.await {
             Ok(true) => Ok(()),
             _ => Err("the audit log was not written".to_owned()),
         }
+    }
+}
+
+/// An event of somebody who waits. Should they go away before there is room for it, it is not forgotten, but taken as of who cannot wait.
+struct Awaited<'a> {
+    log: &'a Log,
+    event: Option<Bytes>,
+    is_put: AtomicBool,
+}
+
+impl Drop for Awaited<'_> {
+    fn drop(&mut self) {
+        let Some(event) = self.event.take().filter(|_| !*self.is_put.get_mut()) else { return };
+        if self.log.take_now(event).is_err() {
+            self.log.lost.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Sees to it that what is there is written before the group is over, or is told of as lost.
+async fn at_the_end(group: Group, queue: Arc<Queue>, mut end: oneshot::Receiver<()>, lost: Arc<AtomicU64>) {
+    tokio::select! {
+        () = group.stopping() => {}
+        // The log is gone before.
+        _ = &mut end => return,
+    }
+    queue.end();
+    if timeout(END_BOUND, end).await.is_err() {
+        let events = queue.left();
+        lost.fetch_add(u64::try_from(events).unwrap_or(u64::MAX), Ordering::Relaxed);
+        tracing::error!(events, "audit events are lost: the log was not written before the end");
     }
 }
 
@@ -204,7 +256,10 @@ impl Sink for Log {
             LogMode::BlockingStrict if self.is_stuck.load(Ordering::Relaxed) => return Err("the audit log is not written".to_owned()),
             LogMode::Blocking | LogMode::BlockingStrict => {}
         }
-        timeout(WRITTEN_BOUND, self.wait(event)).await.unwrap_or_else(|_| {
+        let mut awaited = Awaited { log: self, event: Some(event.clone()), is_put: AtomicBool::new(false) };
+        let written = timeout(WRITTEN_BOUND, self.wait(event, &awaited.is_put)).await;
+        awaited.event = None;
+        written.unwrap_or_else(|_| {
             self.is_stuck.store(true, Ordering::Relaxed);
             Err("the audit log was not written in time".to_owned())
         })
@@ -216,6 +271,10 @@ impl Sink for Log {
         let is_taken = self.queue.put(Entry { event, written: None, _room: room }, BUFFERED_MAX);
         if is_taken { Ok(()) } else { Err(too_many.to_owned()) }
     }
+
+    fn lost(&self) -> u64 {
+        self.lost.load(Ordering::Relaxed)
+    }
 }
 
 /// The thread's.
@@ -223,6 +282,7 @@ struct Writer {
     config: LogConfig,
     out: Out,
     is_failing: bool,
+    lost: Arc<AtomicU64>,
 }
 
 enum Out {
@@ -231,9 +291,9 @@ enum Out {
 }
 
 impl Writer {
-    fn open(config: LogConfig) -> io::Result<Self> {
+    fn open(config: LogConfig, lost: Arc<AtomicU64>) -> io::Result<Self> {
         let out = if config.path == Path::new("-") { Out::Stdout } else { open(&config.path)? };
-        Ok(Self { config, out, is_failing: false })
+        Ok(Self { config, out, is_failing: false, lost })
     }
 
     fn run(&mut self, queue: &Queue, is_stuck: &AtomicBool) {
@@ -245,17 +305,20 @@ impl Writer {
                 _ => Duration::ZERO,
             };
             let Some(entries) = queue.take(pause) else { return };
-            text.clear();
             entries.iter().for_each(|entry| text.extend_from_slice(&entry.event));
             let written = self.write(&text);
+            emptied(&mut text);
             is_stuck.store(false, Ordering::Relaxed);
             self.tell(written.as_ref().err());
             last = entries.len();
-            for one in entries.into_iter().filter_map(|entry| entry.written) {
-                // Who waits no longer need not know.
-                let _ = one.send(written.is_ok());
+            for entry in entries {
+                match entry.written {
+                    // Who waits no longer need not know.
+                    Some(waiting) => drop(waiting.send(written.is_ok())),
+                    None if written.is_err() => drop(self.lost.fetch_add(1, Ordering::Relaxed)),
+                    None => {}
+                }
             }
-            text.shrink_to(KEPT_BYTES);
         }
     }
 
@@ -325,6 +388,12 @@ impl Writer {
     }
 }
 
+/// Room for the next write: what a large one took is not kept until it comes, which may be never.
+fn emptied(text: &mut Vec<u8>) {
+    text.clear();
+    text.shrink_to(KEPT_BYTES);
+}
+
 fn open(path: &Path) -> io::Result<Out> {
     if let Some(parent) = path.parent() {
         fs::create_dir_all(parent)?;
@@ -377,7 +446,7 @@ mod tests {
     async fn a_log_is_turned_over_and_old_files_go() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("deep/audit.log");
-        let log = Log::open(config(path.clone(), LogMode::BlockingStrict)).unwrap();
+        let log = Log::open(config(path.clone(), LogMode::BlockingStrict), &Group::new()).unwrap();
         for at in 0..10 {
             log.take(Bytes::from(format!("{at}{}\n", "x".repeat(40)))).await.unwrap();
         }
@@ -393,7 +462,7 @@ mod tests {
     async fn a_file_that_was_moved_away_is_begun_anew() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("audit.log");
-        let log = Log::open(config(path.clone(), LogMode::Blocking)).unwrap();
+        let log = Log::open(config(path.clone(), LogMode::Blocking), &Group::new()).unwrap();
         log.take(Bytes::from("x".repeat(90))).await.unwrap();
         fs::remove_file(&path).unwrap();
         log.take(Bytes::from("y".repeat(90))).await.unwrap();
@@ -404,7 +473,7 @@ mod tests {
     async fn what_is_not_written_is_told_to_who_waits_and_spoils_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let (place, path) = (dir.path().join("logs"), dir.path().join("logs/audit.log"));
-        let log = Log::open(config(path.clone(), LogMode::Blocking)).unwrap();
+        let log = Log::open(config(path.clone(), LogMode::Blocking), &Group::new()).unwrap();
         log.take(Bytes::from("x".repeat(90))).await.unwrap();
         // It cannot be turned over: its folder is none any more.
         fs::remove_dir_all(&place).unwrap();
@@ -419,8 +488,12 @@ mod tests {
     async fn a_disk_that_hangs_is_waited_for_once() {
         // Nobody takes anything out of it.
         let queue = Arc::<Queue>::default();
-        let log = |mode| Log { mode, queue: queue.clone(), room: Arc::new(Semaphore::new(4)), is_stuck: Arc::new(AtomicBool::new(true)) };
-        assert_eq!(log(LogMode::BlockingStrict).take(Bytes::from_static(b"x")).await.unwrap_err(), "the audit log is not written");
+        let log = |mode| {
+            let (room, is_stuck) = (Arc::new(Semaphore::new(4)), Arc::new(AtomicBool::new(true)));
+            Log { mode, queue: queue.clone(), room, is_stuck, lost: Arc::default() }
+        };
+        let strict = log(LogMode::BlockingStrict);
+        assert_eq!(strict.take(Bytes::from_static(b"x")).await.unwrap_err(), "the audit log is not written");
         let blocking = log(LogMode::Blocking);
         blocking.take(Bytes::from_static(b"x")).await.unwrap();
         blocking.take(Bytes::from(vec![b'x'; 2 << 10])).await.unwrap();
@@ -434,7 +507,7 @@ mod tests {
         let sorted = |text: &str| text.lines().map(|line| line.parse::<usize>().unwrap()).collect::<std::collections::BTreeSet<_>>();
         for mode in [LogMode::Blocking, LogMode::Batch] {
             let path = dir.path().join(format!("{mode:?}.log"));
-            let log = Log::open(LogConfig { bytes_max: 1 << 30, ..config(path.clone(), mode) }).unwrap();
+            let log = Log::open(LogConfig { bytes_max: 1 << 30, ..config(path.clone(), mode) }, &Group::new()).unwrap();
             let taken = futures::future::join_all((0..2000).map(|at| log.take(Bytes::from(format!("{at}\n"))))).await;
             assert!(taken.iter().all(Result::is_ok), "{taken:?}");
             if mode == LogMode::Blocking {
@@ -462,6 +535,80 @@ mod tests {
         assert_eq!(room.available_permits(), 8);
     }
 
+    #[tokio::test]
+    async fn what_is_there_when_the_group_ends_is_written_and_nothing_after_that() {
+        let dir = tempfile::tempdir().unwrap();
+        for mode in [LogMode::Blocking, LogMode::Batch] {
+            let (group, path) = (Group::new(), dir.path().join(format!("{mode:?}.log")));
+            let log = Log::open(LogConfig { bytes_max: 1 << 30, ..config(path.clone(), mode) }, &group).unwrap();
+            for at in 0..100 {
+                log.take_now(Bytes::from(format!("{at}\n"))).unwrap();
+            }
+            assert!(group.drain(END_BOUND).await);
+            assert_eq!((fs::read_to_string(&path).unwrap().lines().count(), log.lost()), (100, 0), "{mode:?}");
+            log.take_now(Bytes::from_static(b"late\n")).unwrap_err();
+            log.take(Bytes::from_static(b"late\n")).await.unwrap_err();
+            assert_eq!(fs::read_to_string(&path).unwrap().lines().count(), 100);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_disk_that_hangs_does_not_take_before_the_end_is_counted() {
+        let (group, queue, lost) = (Group::new(), Arc::<Queue>::default(), Arc::<AtomicU64>::default());
+        let (_thread, end) = oneshot::channel();
+        let room = Arc::new(Semaphore::new(8));
+        let put = || queue.put(Entry { event: Bytes::new(), written: None, _room: room.clone().try_acquire_owned().unwrap() }, 8);
+        assert!(put() && put());
+        let _written = queue.take(Duration::ZERO);
+        assert!(put());
+        group.spawn_careful(at_the_end(group.clone(), queue.clone(), end, lost.clone()));
+        assert!(group.drain(2 * END_BOUND).await);
+        assert_eq!(lost.load(Ordering::Relaxed), 3);
+    }
+
+    #[tokio::test]
+    async fn who_goes_away_before_there_is_room_for_an_event_does_not_keep_it_out_unseen() {
+        // Nobody takes anything out of it.
+        let (queue, room) = (Arc::<Queue>::default(), Arc::new(Semaphore::new(2)));
+        let lost = Arc::<AtomicU64>::default();
+        let log = Log { mode: LogMode::Blocking, queue: queue.clone(), room, is_stuck: Arc::default(), lost: lost.clone() };
+        let hangs_up = async |bytes: usize| {
+            let mut taking = log.take(Bytes::from(vec![b'x'; bytes]));
+            assert!(futures::poll!(&mut taking).is_pending());
+        };
+        hangs_up(1).await;
+        hangs_up(2 << 10).await;
+        let told = (queue.left(), lost.load(Ordering::Relaxed));
+        assert_eq!(told, (1, 1), "what has its place stays, and what has none is counted");
+    }
+
+    #[tokio::test]
+    async fn what_nobody_waits_for_and_is_not_written_is_counted() {
+        let dir = tempfile::tempdir().unwrap();
+        let (place, path) = (dir.path().join("logs"), dir.path().join("logs/audit.log"));
+        let group = Group::new();
+        let log = Log::open(config(path.clone(), LogMode::Batch), &group).unwrap();
+        log.take_now(Bytes::from("x".repeat(90))).unwrap();
+        let end = tokio::time::Instant::now() + WRITTEN_BOUND;
+        while fs::read(&path).unwrap().is_empty() {
+            assert!(tokio::time::Instant::now() < end);
+            tokio::task::yield_now().await;
+        }
+        // It cannot be turned over: its folder is none any more.
+        fs::remove_dir_all(&place).unwrap();
+        fs::write(&place, "").unwrap();
+        log.take_now(Bytes::from("y".repeat(90))).unwrap();
+        assert!(group.drain(END_BOUND).await);
+        assert_eq!(log.lost(), 1);
+    }
+
+    #[test]
+    fn a_large_write_leaves_no_large_room() {
+        let mut text = vec![b'x'; 3 << 20];
+        emptied(&mut text);
+        assert!(text.is_empty() && text.capacity() <= KEPT_BYTES, "{}", text.capacity());
+    }
+
     #[test]
     fn old_files_go_after_their_days() {
         let dir = tempfile::tempdir().unwrap();
@@ -472,7 +619,7 @@ mod tests {
         }
         fs::write(dir.path().join("audit-other.log"), "x").unwrap();
         let config = LogConfig { days_max: 2, backups_max: 0, ..config(path.clone(), LogMode::Batch) };
-        Writer::open(config).unwrap().prune(at("2026-01-05T00:00:01Z")).unwrap();
+        Writer::open(config, Arc::default()).unwrap().prune(at("2026-01-05T00:00:01Z")).unwrap();
         let mut left: Vec<String> = old_files(&path).unwrap().into_iter().map(|(at, _)| at.to_string()).collect();
         left.sort();
         assert_eq!(left, ["2026-01-04T00:00:00Z"]);

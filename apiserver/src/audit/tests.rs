@@ -34,9 +34,41 @@ impl Sink for Kept {
 }
 
 fn auditor(rule: &str, is_full: bool) -> (Arc<Auditor>, Arc<Mutex<Vec<Value>>>) {
-    let policy = format!("apiVersion: audit.k8s.io/v1\nkind: Policy\nrules: [{{{rule}}}]");
     let kept = Arc::new(Mutex::new(Vec::new()));
-    (Auditor::new(Policy::read(&policy).unwrap(), vec![Box::new(Kept(kept.clone(), is_full))]), kept)
+    (with_sinks(rule, vec![Box::new(Kept(kept.clone(), is_full))]), kept)
+}
+
+fn with_sinks(rule: &str, sinks: Vec<Box<dyn Sink>>) -> Arc<Auditor> {
+    let policy = format!("apiVersion: audit.k8s.io/v1\nkind: Policy\nrules: [{{{rule}}}]");
+    Auditor::new(Policy::read(&policy).unwrap(), sinks)
+}
+
+/// Takes lines up to so many bytes, and keeps them as they are.
+fn truncated(bytes_max: usize) -> (Truncate, Arc<Mutex<Vec<Bytes>>>) {
+    struct Lines(Arc<Mutex<Vec<Bytes>>>);
+    #[async_trait]
+    impl Sink for Lines {
+        fn name(&self) -> &'static str {
+            "lines"
+        }
+        fn is_strict(&self) -> bool {
+            false
+        }
+        async fn take(&self, event: Bytes) -> Result<(), String> {
+            self.take_now(event)
+        }
+        fn take_now(&self, event: Bytes) -> Result<(), String> {
+            self.0.lock().push(event);
+            Ok(())
+        }
+    }
+    let lines = Arc::<Mutex<Vec<Bytes>>>::default();
+    (Truncate { sink: Box::new(Lines(lines.clone())), event_bytes_max: bytes_max }, lines)
+}
+
+/// `{"a":[[[...]]]}`, so many levels deep.
+fn deep(levels: usize) -> String {
+    format!("{{\"a\":{}{}}}", "[".repeat(levels - 1), "]".repeat(levels - 1))
 }
 
 fn request() -> Parts {
@@ -159,4 +191,86 @@ fn headers_of_any_bytes_are_told() {
     let mut headers = HeaderMap::new();
     headers.insert(header::USER_AGENT, HeaderValue::from_bytes(&[0xff; 3000]).unwrap());
     assert!(agent(&headers).ends_with(AGENT_CUT));
+}
+
+#[tokio::test]
+async fn an_event_is_told_however_deep_its_objects_are() {
+    // Of what is parsed here, and of what was answered or sent as it is.
+    for levels in [2, 100, 126, 127, 128, 129, 200, 1000] {
+        for (bytes_max, is_shortened) in [(usize::MAX, false), (2000, true)] {
+            let (sink, lines) = truncated(bytes_max);
+            let auditor =
+                with_sinks("level: RequestResponse, omitStages: [RequestReceived], omitManagedFields: true", vec![Box::new(sink)]);
+            let audit = begin(&auditor).unwrap();
+            audit.sent_patch(deep(levels).as_bytes());
+            audit.annotate([("z", "1"), ("a", "2")]);
+            let answered = format!("{{\"items\":\n[{},\"{}\"]}}", deep(levels), "x".repeat(2000));
+            audit.complete(&Ended { code: 200, status: None, object: Some(answered.as_bytes()) }).await;
+            let lines = lines.lock().clone();
+            assert_eq!(lines.len(), 1, "{levels} levels are lost");
+            let text = std::str::from_utf8(&lines[0]).unwrap();
+            assert_eq!(text.matches('\n').count(), 1, "an event is a line");
+            let told = [deep(levels), answered.replace('\n', "")].map(|object| text.contains(&object));
+            assert_eq!(told, [!is_shortened; 2], "{levels}: {text}");
+            assert_eq!(text.contains(r#""annotations":{"a":"2","audit.k8s.io/truncated":"true","z":"1"}"#), is_shortened, "{text}");
+            assert!(text.contains("\"level\":\"RequestResponse\"") && text.contains("\"requestURI\""), "{text}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_too_large_all_the_same_is_counted() {
+    for (rule, bytes_max) in [("level: Metadata", 1200), ("level: Request", 1200)] {
+        let (sink, lines) = truncated(bytes_max);
+        let auditor = with_sinks(rule, vec![Box::new(sink)]);
+        // Its agent alone is longer.
+        begin(&auditor).unwrap().complete_now(&Ended { code: 200, status: None, object: None });
+        let mut text = String::new();
+        auditor.text(&mut text);
+        assert!(lines.lock().is_empty() && text.contains("apiserver_audit_error_total{plugin=\"truncate\"} 1\n"), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn each_sink_gets_what_is_small_enough_for_it() {
+    let ((small, short), (large, whole)) = (truncated(2500), truncated(1 << 20));
+    let auditor = with_sinks("level: Request, omitStages: [RequestReceived]", vec![Box::new(small), Box::new(large)]);
+    let audit = begin(&auditor).unwrap();
+    audit.sent(&json!({"data": "x".repeat(3000)}));
+    audit.complete(&Ended { code: 200, status: None, object: None }).await;
+    let has_object = |lines: &Mutex<Vec<Bytes>>| serde_json::from_slice::<Value>(&lines.lock()[0]).unwrap().get("requestObject").is_some();
+    assert_eq!((has_object(&short), has_object(&whole)), (false, true));
+}
+
+#[tokio::test]
+async fn who_goes_away_while_one_sink_takes_an_event_keeps_it_from_no_other() {
+    /// Never comes to an end.
+    struct Slow;
+    #[async_trait]
+    impl Sink for Slow {
+        fn name(&self) -> &'static str {
+            "slow"
+        }
+        fn is_strict(&self) -> bool {
+            false
+        }
+        async fn take(&self, _: Bytes) -> Result<(), String> {
+            std::future::pending().await
+        }
+        fn take_now(&self, _: Bytes) -> Result<(), String> {
+            Err("never".into())
+        }
+    }
+    let kept = Arc::new(Mutex::new(Vec::new()));
+    let auditor = with_sinks("level: Metadata", vec![Box::new(Slow), Box::new(Kept(kept.clone(), false))]);
+    let audit = begin(&auditor).unwrap();
+    let ended = Ended { code: 200, status: None, object: None };
+    {
+        let mut telling = std::pin::pin!(audit.complete(&ended));
+        assert!(futures::poll!(&mut telling).is_pending());
+        assert!(kept.lock().is_empty());
+    }
+    assert_eq!(kept.lock().len(), 1);
+    drop(audit);
+    assert_eq!(kept.lock().len(), 1, "once");
 }

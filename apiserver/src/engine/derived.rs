@@ -92,7 +92,7 @@ pub(crate) async fn list(engine: &Arc<Engine>, derived: &dyn Derived, selection:
     let made = derived.derive(&origins).await?.into_iter().map(|made| Arc::new(Object::loose(made.key, made.json)));
     // What has origins is chosen by them.
     let objects = made.filter(|object| origins.kind.is_some() || selection.matches(object)).collect();
-    Ok(Listed { objects: Arc::new(objects), rev: 0, token: String::new(), remaining: None })
+    Ok(Listed { objects: Arc::new(objects), shown: None, rev: 0, token: String::new(), remaining: None })
 }
 
 /// With the kind and version at its start.

@@ -47,6 +47,8 @@ pub(crate) enum When {
 /// Objects as stored, and what the list's metadata says.
 pub(crate) struct Listed {
     pub objects: Arc<Vec<Arc<Object>>>,
+    /// The same as they are shown, where somebody was asked for that: it is not done again.
+    pub shown: Option<Arc<Vec<Arc<Object>>>>,
     pub rev: Rev,
     /// Empty on the last page.
     pub token: String,
@@ -80,8 +82,10 @@ pub(crate) async fn list(engine: &Engine, served: &Served, selection: &Selection
     if selection.is_of_shown() {
         let asked = listed.objects.iter().map(|object| (object.clone(), object.rev)).collect();
         let shown = form::views(served, asked).await?;
-        let taken = listed.objects.iter().zip(&shown).filter(|(_, (shown, _))| selection.matches_shown(shown));
-        listed.objects = Arc::new(taken.map(|(object, _)| object.clone()).collect());
+        let both = listed.objects.iter().cloned().zip(shown.into_iter().map(|(shown, _)| shown));
+        let (objects, shown): (Vec<_>, Vec<_>) = both.filter(|(_, shown)| selection.matches_shown(shown)).unzip();
+        listed.objects = Arc::new(objects);
+        listed.shown = form::is_remote(served).then(|| Arc::new(shown));
     }
     Ok(listed)
 }
@@ -112,7 +116,7 @@ async fn list_stored(engine: &Engine, served: &Served, selection: &Selection, wh
         let rev = *engine.applied.borrow();
         let objects: Vec<_> = cache.get(&key).into_iter().filter(|object| selection.matches(object)).collect();
         let rev = objects.first().map_or(rev, |object| rev.max(object.rev));
-        return Ok(Listed { objects: Arc::new(objects), rev, token: String::new(), remaining: None });
+        return Ok(Listed { objects: Arc::new(objects), shown: None, rev, token: String::new(), remaining: None });
     }
     let found = looked_through(cache.select(selection, limit, || *engine.applied.borrow()), selection, "", limit).await;
     Ok(page(found.objects, found.more, found.rev, selection))
@@ -148,7 +152,7 @@ fn page(objects: Arc<Vec<Arc<Object>>>, more: usize, rev: Rev, selection: &Selec
         _ => String::new(),
     };
     let remaining = (more > 0 && selection.is_all()).then_some(more);
-    Listed { objects, rev, token, remaining }
+    Listed { objects, shown: None, rev, token, remaining }
 }
 
 /// The state at exactly `rev`, after the key `after`.

@@ -113,7 +113,7 @@ impl Locked {
 
 /// What cannot be decrypted fails a list.
 pub(super) fn untransformed(key: &str, why: &str) -> Status {
-    Status::internal(format!("unable to transform key {key:?}: {why}"))
+    Status::internal(format!("unable to transform key {}: {why}", api::quoted(key)))
 }
 
 /// Tries some of each kind from time to time, while there are some.

@@ -198,7 +198,7 @@ fn validate_names_of_finalizers(kind: &Kind, meta: &ObjectMeta, causes: &mut Fie
 fn validate_change(new: &Value, old: &Value, meta: &ObjectMeta, causes: &mut FieldErrors) {
     if field(old, "deletionTimestamp").is_some() {
         let had: HashSet<String> = finalizers(old).into_iter().collect();
-        let extra: Vec<String> = finalizers(new).into_iter().filter(|f| !had.contains(f)).map(|f| format!("{f:?}")).collect();
+        let extra: Vec<String> = finalizers(new).into_iter().filter(|f| !had.contains(f)).map(|f| api::quoted(&f)).collect();
         if !extra.is_empty() {
             let found = format!("[]string{{{}}}", extra.join(", "));
             let why = format!("no new finalizers can be added if the object is being deleted, found new finalizers {found}");

@@ -180,6 +180,6 @@ fn unsupported(kind: &Kind, label: &str) -> Status {
         !kind.schema.has_protobuf() || kind.fields.iter().any(|field| !matches!(&*field.label, "metadata.name" | "metadata.namespace"));
     Status::bad_request(match has_own {
         true => format!("field label not supported: {label}"),
-        false => format!("{label:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\""),
+        false => format!("{} is not a known field selector: only \"metadata.name\", \"metadata.namespace\"", api::quoted(label)),
     })
 }

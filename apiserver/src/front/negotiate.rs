@@ -87,10 +87,7 @@ impl Output {
     /// # Errors
     /// 406 for a list that was asked for as one object, and the other way about; 400 for an `includeObject` that there is none of.
     pub fn fits(&self, kind: &Kind, answer: Answer) -> Result<(), Status> {
-        if let Some(given) = &self.unknown_include {
-            let why = format!("includeObject: Invalid value: {}: must be 'Metadata', 'Object', 'None', or empty", api::quoted(given));
-            return Err(Status::bad_request(format!("Unable to convert to Table as requested: {why}")));
-        }
+        self.includes()?;
         let told = match (&self.transform, answer) {
             (Transform::Partial { answer: Answer::One, .. }, Answer::Many) => {
                 format!("you requested PartialObjectMetadata, but the requested object is a list ({})", go_type(kind, answer))
@@ -101,6 +98,13 @@ impl Output {
             _ => return Ok(()),
         };
         Err(Status::new(406, "NotAcceptable", told))
+    }
+
+    /// `ValidateTableOptions`
+    fn includes(&self) -> Result<(), Status> {
+        let Some(given) = &self.unknown_include else { return Ok(()) };
+        let why = format!("includeObject: Invalid value: {}: must be 'Metadata', 'Object', 'None', or empty", api::quoted(given));
+        Err(Status::bad_request(format!("Unable to convert to Table as requested: {why}")))
     }
 }
 
@@ -130,8 +134,14 @@ pub(crate) enum Input {
 /// # Errors
 /// 406 where nothing that is accepted can be served.
 pub(crate) fn output(headers: &HeaderMap, query: &Query, offer: Offer<'_>) -> Result<Output, Status> {
+    answered(headers, query, offer, |transform| transform)
+}
+
+/// The form of the reply, where `shown` is what becomes of a transformation.
+fn answered(headers: &HeaderMap, query: &Query, offer: Offer<'_>, shown: fn(Transform) -> Transform) -> Result<Output, Status> {
     let accept = text(headers, &header::ACCEPT);
-    let found = offers(&accept).into_iter().find_map(|one| one_output(one, query).filter(|output| offer.has(output)));
+    let read = |one| one_output(one, query).map(|output| Output { transform: shown(output.transform), ..output });
+    let found = offers(&accept).into_iter().find_map(|one| read(one).filter(|output| offer.has(output)));
     let mut found = found.ok_or_else(|| Status::not_acceptable(&ACCEPTED))?;
     if matches!(found.transform, Transform::Table { .. }) && include(query).is_none() {
         found.unknown_include = Some(query.get("includeObject").into());
@@ -157,14 +167,17 @@ impl Offer<'_> {
 /// As [`output`], of a watch. An event is one object, and told as it is where it was asked for as a list.
 ///
 /// # Errors
-/// 406, also for YAML, which has no frames; 400 for a table of what there is none.
+/// 406, also for YAML, which has no frames; 400 for an `includeObject` that there is none of (`serveWatchHandler`).
 pub(crate) fn stream_output(headers: &HeaderMap, query: &Query, offer: Offer<'_>) -> Result<Output, Status> {
-    let mut output = output(headers, query, offer)?;
+    let of_one = |transform| match transform {
+        Transform::Partial { answer: Answer::Many, .. } => Transform::Plain,
+        other => other,
+    };
+    // Before it is looked whether that can be served: of a custom kind there is metadata in protobuf, and no object.
+    let output = answered(headers, query, offer, of_one)?;
+    output.includes()?;
     if output.format == Format::Yaml {
         return Err(Status::not_acceptable(&STREAMED));
-    }
-    if matches!(output.transform, Transform::Partial { answer: Answer::Many, .. }) {
-        output.transform = Transform::Plain;
     }
     Ok(output)
 }
@@ -364,6 +377,31 @@ mod tests {
         let told =
             "Unable to convert to Table as requested: includeObject: Invalid value: \"x\": must be 'Metadata', 'Object', 'None', or empty";
         assert_eq!(fits(TABLE, "includeObject=x", Answer::Many), Err((400, told.into())));
+    }
+
+    #[test]
+    fn a_watch_is_held_against_what_a_stream_can_be() {
+        let asked = |accept: &str, query: &str| {
+            let offer = Offer { schema: &Schema::Open, tables: true };
+            let output = stream_output(&accepting(accept), &Query::parse(Some(query)), offer);
+            output.map(|output| (output.format, output.transform)).map_err(|status| (status.code, status.message))
+        };
+        let told = "Unable to convert to Table as requested: includeObject: Invalid value: \"x\\x7f\": must be 'Metadata', 'Object', 'None', or empty";
+        assert_eq!(asked(TABLE, "includeObject=x%7f"), Err((400, told.into())));
+        assert!(asked(TABLE, "includeObject=Object").is_ok());
+        // What is no table does not mind.
+        assert_eq!(asked("application/json", "includeObject=x"), Ok((Format::Json, Transform::Plain)));
+        assert_eq!(asked("application/yaml", "").unwrap_err().0, 406);
+        // An event is one object: who asks for metadata as a list gets it as it is, where it can be had so.
+        let many = |media: &str| format!("{media};as=PartialObjectMetadataList;v=v1;g=meta.k8s.io");
+        assert_eq!(asked(&many("application/json"), ""), Ok((Format::Json, Transform::Plain)));
+        let tables = Box::leak(Box::new(crate::schema::Tables::new("", "", &[])));
+        let custom = Schema::custom(&api::Gvk::new("test.io", "v1", "Thing"), &serde_json::json!({"type": "object"}), Some(tables));
+        let both = format!("{},application/json", many("application/vnd.kubernetes.protobuf"));
+        for (accept, wanted) in [(many("application/vnd.kubernetes.protobuf"), Err(406)), (both, Ok(Format::Json))] {
+            let output = stream_output(&accepting(&accept), &Query::default(), Offer { schema: &custom, tables: true });
+            assert_eq!(output.map(|output| output.format).map_err(|status| status.code), wanted, "{accept}");
+        }
     }
 
     #[test]

@@ -91,8 +91,13 @@ impl Call {
         // Objects of custom kinds are most often as their schema would have them.
         let mut is_shown = !served.converts() || listed.objects.iter().all(|object| form::is_as_stored(served, object));
         if form::is_remote(served) {
-            let asked = listed.objects.iter().map(|object| (object.clone(), object.rev)).collect();
-            listed.objects = Arc::new(form::views(served, asked).await?.into_iter().map(|(object, _)| object).collect());
+            listed.objects = match listed.shown.take() {
+                Some(shown) => shown,
+                None => {
+                    let asked = listed.objects.iter().map(|object| (object.clone(), object.rev)).collect();
+                    Arc::new(form::views(served, asked).await?.into_iter().map(|(object, _)| object).collect())
+                }
+            };
             // What needed no asking for is yet to be completed.
             is_shown = served.kind.read.is_none();
         }

@@ -124,13 +124,14 @@ impl Measured {
         let two = rest.get(..ends.next().unwrap_or(rest.len())).unwrap_or_default();
         if self.names.contains_key(two) || first.contains('.') { two } else { first }
     }
+}
 
-    fn done<T>(&self, operation: Operation, key: &str, took: Duration, done: Result<T, Error>) -> Result<T, Error> {
-        let told = self.told(operation, key);
-        told.took.took(took);
-        told.requests.add(1);
+impl Told {
+    fn done<T>(&self, took: Duration, done: Result<T, Error>) -> Result<T, Error> {
+        self.took.took(took);
+        self.requests.add(1);
         if done.is_err() {
-            told.errors.add(1);
+            self.errors.add(1);
         }
         done
     }
@@ -143,27 +144,22 @@ impl Store for Measured {
     }
 
     async fn get(&self, key: &str) -> Result<Option<Entry>, Error> {
-        let began = Instant::now();
+        let (began, told) = (Instant::now(), self.told(Operation::Get, key));
         let done = self.store.get(key).await;
-        self.done(Operation::Get, key, began.elapsed(), done)
+        told.done(began.elapsed(), done)
     }
 
     async fn range(&self, range: Range) -> Result<Page, Error> {
-        let (began, prefix) = (Instant::now(), range.prefix.clone());
+        let (began, told) = (Instant::now(), self.told(Operation::List, &range.prefix));
         let done = self.store.range(range).await;
-        self.done(Operation::List, &prefix, began.elapsed(), done)
+        told.done(began.elapsed(), done)
     }
 
     async fn txn(&self, txn: Txn) -> Result<Outcome, Error> {
         let (operation, key) = Operation::of(&txn);
         let (began, told) = (Instant::now(), self.told(operation, key));
         let done = self.store.txn(txn).await;
-        told.took.took(began.elapsed());
-        told.requests.add(1);
-        if done.is_err() {
-            told.errors.add(1);
-        }
-        done
+        told.done(began.elapsed(), done)
     }
 
     async fn seal(&self) -> Result<(), Error> {

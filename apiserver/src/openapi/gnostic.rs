@@ -9,12 +9,13 @@ use serde_json::{Map, Value};
 use super::{
     definitions::{Definitions, custom_lists},
     merge::Merged,
-    operations, v2,
+    operations::{self, Operation},
+    v2,
 };
 use crate::kind::Kind;
 
-pub fn encode(all: &Definitions<'_>, kinds: &[Arc<Kind>], others: &Merged) -> io::Result<Vec<u8>> {
-    let operations = v2::operations(all, kinds);
+/// `operations` are [`v2::operations`].
+pub fn encode(all: &Definitions<'_>, kinds: &[Arc<Kind>], operations: Vec<Operation>, others: &Merged) -> io::Result<Vec<u8>> {
     let needed = all.needed(operations::named(&operations).into_iter().chain([v2::list_meta().as_str()]));
     let mut document = Message::default();
     document.text(1, "2.0");

@@ -198,7 +198,11 @@ fn gnostics_protobuf_reads_back() {
 #[tokio::test]
 async fn the_root_leads_to_documents_that_may_be_kept_forever() {
     let handler = OpenApi::default();
-    let url = handler.root(&world())["paths"]["apis/x.k8s.io/v1"]["serverRelativeURL"].as_str().unwrap().to_owned();
+    let state = world();
+    let told = handler.told(&state);
+    assert!(Arc::ptr_eq(&told, &handler.told(&state)), "worked out once");
+    let root: Value = serde_json::from_slice(&told.root).unwrap();
+    let url = root["paths"]["apis/x.k8s.io/v1"]["serverRelativeURL"].as_str().unwrap().to_owned();
     let ask = |url: &str| http::Request::get(url).body(()).unwrap().into_parts().0;
     let served = handler.v3(world(), "apis/x.k8s.io/v1", &ask(&url)).await.unwrap().unwrap();
     assert_eq!(served.status(), StatusCode::OK);
@@ -206,4 +210,5 @@ async fn the_root_leads_to_documents_that_may_be_kept_forever() {
     let stale = handler.v3(world(), "apis/x.k8s.io/v1", &ask("/openapi/v3/apis/x.k8s.io/v1?hash=OLD")).await.unwrap().unwrap();
     assert_eq!((stale.status(), stale.headers()[header::LOCATION].to_str().unwrap()), (StatusCode::MOVED_PERMANENTLY, url.as_str()));
     assert!(handler.v3(world(), "apis/none/v1", &ask("/")).await.unwrap().is_none());
+    assert!(!Arc::ptr_eq(&told, &handler.told(&world())), "of another state anew");
 }

@@ -1,7 +1,7 @@
 //! Definitions and operations -> the OpenAPI v2 document.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io::{self, Write},
     sync::Arc,
 };
@@ -24,21 +24,25 @@ const NEVER_SHARED: [&str; 3] = ["name", "fieldValidation", "dryRun"];
 pub struct Own {
     pub paths: Map<String, Value>,
     pub shared: BTreeMap<String, Value>,
+    /// The definitions that these name.
+    named: BTreeSet<String>,
 }
 
 impl Own {
-    pub fn of(all: &Definitions<'_>, kinds: &[Arc<Kind>]) -> Self {
+    /// Of [`operations`].
+    pub fn of(operations: Vec<Operation>) -> Self {
         let mut shared = BTreeMap::new();
-        let of_operations = operations::paths(operations(all, kinds));
+        let named = operations::named(&operations).into_iter().map(str::to_owned).collect();
+        let of_operations = operations::paths(operations);
         let paths = of_operations.iter().map(|(path, item)| (path.clone(), path_item(item, &mut |p| share(p, &mut shared)))).collect();
-        Self { paths, shared }
+        Self { paths, shared, named }
     }
 }
 
 pub fn write(out: &mut impl Write, all: &Definitions<'_>, kinds: &[Arc<Kind>], own: Own, others: &Merged) -> io::Result<()> {
     let lists = custom_lists(all, kinds);
-    let needed = all.needed(operations::named(&operations(all, kinds)).into_iter().chain([list_meta().as_str()]));
-    let Own { mut paths, mut shared } = own;
+    let Own { mut paths, mut shared, named } = own;
+    let needed = all.needed(named.iter().map(String::as_str).chain([list_meta().as_str()]));
     paths.extend(others.paths.clone());
     shared.extend(others.parameters.clone());
     write!(out, r#"{{"swagger":"2.0","info":{},"security":{},"securityDefinitions":{},"paths":"#, info(), security(), schemes())?;

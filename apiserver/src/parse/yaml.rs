@@ -80,7 +80,7 @@ fn twice(text: &str) -> Vec<String> {
             Event::Scalar(key, ..) if is_key => {
                 let Some(Level::Map { keys, .. }) = open.last_mut() else { continue };
                 if !keys.insert(key.to_string()) && found.len() < LINES_MAX {
-                    found.push(format!("line {}: key {:?} already set in map", span.start.line(), key));
+                    found.push(format!("line {}: key {} already set in map", span.start.line(), api::quoted(&key)));
                 }
             }
             Event::MappingStart(..) => open.push(Level::Map { keys: Default::default(), next_is_key: true }),
@@ -138,5 +138,7 @@ mod tests {
         let text = b"a: 1\nb: {c: 1, d: [x, c], c: 2}\na: 2\ne:\n  a: a\n  b: b\n";
         assert_eq!(read(text).unwrap().lines, ["line 2: key \"c\" already set in map", "line 3: key \"a\" already set in map"]);
         assert_eq!(read(b"a: a\nb: {a: b}\n").unwrap().lines, Vec::<String>::new());
+        let odd = "\"\\x7f'\\u00a0\": 1\n\"\\x7f'\\u00a0\": 2\n";
+        assert_eq!(read(odd.as_bytes()).unwrap().lines, [r#"line 2: key "\x7f'\u00a0" already set in map"#]);
     }
 }

@@ -1,6 +1,6 @@
 //! A decoded body, or a patch -> what is wrong with it by the kind's schema, or the object that it makes.
 
-use api::{Gvk, Status};
+use api::{Gvk, Status, quoted};
 use serde_json::Value;
 
 use super::{
@@ -16,15 +16,15 @@ impl Schema {
         if let Self::Custom(custom) = self
             && let Some(shape) = &custom.shape
         {
-            let mut found = duplicates.iter().map(|path| format!("duplicate field {path:?}")).collect::<Vec<_>>();
+            let mut found = duplicates.iter().map(|path| format!("duplicate field {}", quoted(path))).collect::<Vec<_>>();
             found.extend(metadata(&custom.structure, gvk, object)?);
-            found.extend(shape.shape(object).into_iter().map(|path| format!("unknown field {path:?}")));
+            found.extend(shape.shape(object).into_iter().map(|path| format!("unknown field {}", quoted(&path))));
             return strict(gvk, found, mode);
         }
         match self.structure() {
             Some(structure) => check(&structure, gvk, object, duplicates, mode),
             None if matches!(self, Self::Open) => {
-                strict(gvk, duplicates.iter().map(|path| format!("duplicate field {path:?}")).collect(), mode)
+                strict(gvk, duplicates.iter().map(|path| format!("duplicate field {}", quoted(path))).collect(), mode)
             }
             None => Err(self.missing()),
         }
@@ -35,7 +35,7 @@ impl Schema {
         let fields = object.as_object().into_iter().flatten().map(|(name, _)| name.as_str());
         let mut unknown: Vec<&str> = fields.filter(|name| !matches!(*name, "apiVersion" | "kind" | "metadata")).collect();
         unknown.sort_unstable();
-        strict(gvk, unknown.into_iter().map(|name| format!("unknown field {name:?}")).collect(), mode)
+        strict(gvk, unknown.into_iter().map(|name| format!("unknown field {}", quoted(name))).collect(), mode)
     }
 
     /// Applies a strategic merge patch by the kind's list semantics.

@@ -8,7 +8,7 @@ use std::{
     hash::{BuildHasher, DefaultHasher, Hasher, RandomState},
 };
 
-use api::{Gvk, Status};
+use api::{Gvk, Status, quoted};
 use serde_json::{Map, Value};
 
 use super::{Definition, FieldValidation, Structure, Table, Type, go};
@@ -58,7 +58,7 @@ pub fn strict(gvk: &Gvk, found: Vec<String>, mode: FieldValidation) -> Result<Ve
 
 fn refused(gvk: &Gvk, why: &str) -> Status {
     let (kind, version) = (&gvk.kind, &gvk.version);
-    Status::bad_request(format!("{kind} in version {version:?} cannot be handled as a {kind}: {why}"))
+    Status::bad_request(format!("{kind} in version {} cannot be handled as a {kind}: {why}", quoted(version)))
 }
 
 struct Walk<'a> {
@@ -258,7 +258,7 @@ impl Walk<'_> {
 
     fn strict(&mut self, what: &str, at: &Place<'_>) {
         if self.has_room() {
-            let text = format!("{what} field {:?}", at.to_string());
+            let text = format!("{what} field {}", quoted(&at.to_string()));
             self.strict_bytes += text.len();
             self.strict.push(text);
         }

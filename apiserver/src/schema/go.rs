@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use api::time;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::Value;
 
@@ -64,7 +65,7 @@ const MICROSECONDS: &str = ".000000";
 
 /// Why `text` is no time (`time.Parse` by RFC 3339). A layout with a fraction wants as many digits; else there may be one of any length.
 pub fn time_error(text: &str, layout: &str) -> Option<String> {
-    let mut rest = text;
+    let (mut rest, whole) = (text, time::quoted(text));
     let parts: [(&str, usize); 13] = [
         ("2006", 4),
         ("-", 0),
@@ -91,12 +92,12 @@ pub fn time_error(text: &str, layout: &str) -> Option<String> {
         };
         match taken {
             Some(after) => rest = after,
-            None => return Some(format!("parsing time {text:?} as {layout:?}: cannot parse {rest:?} as {part:?}")),
+            None => return Some(format!("parsing time {whole} as {layout:?}: cannot parse {} as {part:?}", time::quoted(rest))),
         }
     }
     match rest.is_empty() {
-        false => Some(format!("parsing time {text:?}: extra text: {rest:?}")),
-        true if api::time::parse(text).is_none() => Some(format!("parsing time {text:?}: {} out of range", out_of_range(text))),
+        false => Some(format!("parsing time {whole}: extra text: {}", time::quoted(rest))),
+        true if time::parse(text).is_none() => Some(format!("parsing time {whole}: {} out of range", out_of_range(text))),
         true => None,
     }
 }
@@ -151,6 +152,10 @@ mod tests {
             ("2024-01-02", Some(r#"parsing time "2024-01-02" as "2006-01-02T15:04:05Z07:00": cannot parse "" as "T""#)),
             ("2024-13-02T03:04:05Z", Some(r#"parsing time "2024-13-02T03:04:05Z": month out of range"#)),
             ("2024-02-30T03:04:05Z", Some(r#"parsing time "2024-02-30T03:04:05Z": day out of range"#)),
+            (
+                "2024-01-02T03:04:05Z\u{e4}\u{7f}\n",
+                Some("parsing time \"2024-01-02T03:04:05Z\\xc3\\xa4\u{7f}\\x0a\": extra text: \"\\xc3\\xa4\u{7f}\\x0a\""),
+            ),
             ("2024-01-02T03:04:05Zx", Some(r#"parsing time "2024-01-02T03:04:05Zx": extra text: "x""#)),
         ];
         for (text, words) in table {

@@ -78,7 +78,7 @@ pub enum WireError {
     Many,
     #[error("no kind \"{0}\" is registered for version \"{1}\"")]
     NoKind(String, String),
-    #[error("the content encoding {0:?} is not supported")]
+    #[error("the content encoding {} is not supported", api::quoted(.0))]
     Encoding(String),
     #[error("{0}")]
     Quantity(&'static str),

@@ -85,7 +85,9 @@ async fn fields_of_a_version_are_looked_up_in_what_it_shows() {
     let name = |item: &Value| item["metadata"]["name"].as_str().unwrap().to_owned();
     let names = |list: Value| list["items"].as_array().unwrap().iter().map(name).collect::<Vec<_>>();
     let list = async |selector: &str| names(room.get(&format!("{THIRD}?fieldSelector={selector}")).await.ok(200));
+    let before = hook.calls.load(Ordering::SeqCst);
     assert_eq!(list("spec.paint%3Dblue").await, ["b"]);
+    assert_eq!(hook.calls.load(Ordering::SeqCst), before + 1, "what was asked for to choose is what is shown");
     assert_eq!(list("spec.paint!%3Dblue").await, ["a", "c"]);
     assert_eq!(list("spec.paint%3Dred,metadata.name%3Dc").await, ["c"]);
     room.get(&format!("{THIRD}?fieldSelector=spec.colour%3Dred")).await.refused(400, "field label not supported: spec.colour");

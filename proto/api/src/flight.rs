@@ -3,7 +3,7 @@
 //! It is asked by a task of the group, so that it does not end with whoever was the first to ask: what takes longer than its askers wait is answered
 //! all the same, and known to those who come later. Without that, each would begin anew and wait in vain.
 
-use std::{collections::HashMap, fmt, hash::Hash, sync::Arc};
+use std::{collections::HashMap, fmt, hash::Hash, pin::Pin, sync::Arc};
 
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -15,12 +15,22 @@ use crate::task::Group;
 pub struct Flights<K, V> {
     group: Group,
     flying: Arc<Flying<K, V>>,
+    /// So many at a time.
+    most: usize,
 }
 
 /// One question.
 pub type Flight<V> = Flights<(), V>;
 
 type Flying<K, V> = Mutex<HashMap<K, watch::Receiver<Option<V>>>>;
+
+/// How a question goes on.
+enum Begun<F, V> {
+    Known(V),
+    /// By who asks it.
+    Alone(Pin<Box<F>>),
+    Flying(watch::Receiver<Option<V>>),
+}
 
 /// There is no answer, and will be none: the group stopped, or the question panicked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,7 +79,12 @@ where
 {
     /// Questions are tasks of `group`.
     pub fn new(group: &Group) -> Self {
-        Self { group: group.clone(), flying: Arc::default() }
+        Self::bounded(group, usize::MAX)
+    }
+
+    /// No more than `most` at a time: further ones end with who asks them, who alone has the answer.
+    pub fn bounded(group: &Group, most: usize) -> Self {
+        Self { group: group.clone(), flying: Arc::default(), most }
     }
 
     /// The answer of whoever is asking the same; or else what is `known`; or else what `ask` makes of it, which has a bound of its own and keeps what is
@@ -81,24 +96,36 @@ where
     where
         F: Future<Output = V> + Send + 'static,
     {
-        let mut answer = {
-            let mut flying = self.flying.lock();
-            match flying.get(&key) {
-                Some(answer) => answer.clone(),
-                None => {
-                    if let Some(known) = known() {
-                        return Ok(known);
-                    }
-                    let (tell, answer) = watch::channel(None);
-                    flying.insert(key.clone(), answer.clone());
-                    drop(flying);
-                    self.fly(Place { flying: self.flying.clone(), key, tell, is_cleared: false }, ask());
-                    answer
-                }
+        match self.begin(key, known, ask) {
+            Begun::Known(answer) => Ok(answer),
+            Begun::Alone(work) => Ok(work.await),
+            Begun::Flying(mut answer) => {
+                let answer = answer.wait_for(Option::is_some).await.map_err(|_| Lost)?;
+                answer.clone().ok_or(Lost)
             }
-        };
-        let answer = answer.wait_for(Option::is_some).await.map_err(|_| Lost)?;
-        answer.clone().ok_or(Lost)
+        }
+    }
+
+    fn begin<F>(&self, key: K, known: impl FnOnce() -> Option<V>, ask: impl FnOnce() -> F) -> Begun<F, V>
+    where
+        F: Future<Output = V> + Send + 'static,
+    {
+        let mut flying = self.flying.lock();
+        if let Some(answer) = flying.get(&key) {
+            return Begun::Flying(answer.clone());
+        }
+        if let Some(known) = known() {
+            return Begun::Known(known);
+        }
+        if flying.len() >= self.most {
+            drop(flying);
+            return Begun::Alone(Box::pin(ask()));
+        }
+        let (tell, answer) = watch::channel(None);
+        flying.insert(key.clone(), answer.clone());
+        drop(flying);
+        self.fly(Place { flying: self.flying.clone(), key, tell, is_cleared: false }, ask());
+        Begun::Flying(answer)
     }
 
     fn fly(&self, place: Place<K, V>, work: impl Future<Output = V> + Send + 'static) {
@@ -184,5 +211,19 @@ mod tests {
         assert_eq!((waiting.await, flight.count()), (Err(Lost), 0));
         let panics = Flight::<Answer>::new(&Group::new());
         assert_eq!((panics.join((), || None, async || -> Answer { panic!("no") }).await, panics.count()), (Err(Lost), 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn further_ones_end_with_who_asks_and_those_that_are_asked_are_joined_all_the_same() {
+        let (asked, most) = (Arc::<AtomicUsize>::default(), 2);
+        let flights = Flights::<u8, Answer>::bounded(&Group::new(), most);
+        let ask = |key: u8| flights.join(key, || None, || late(asked.clone(), true));
+        for key in [1, 2, 3, 4] {
+            assert!(timeout(SILENCE / 4, ask(key)).await.is_err());
+        }
+        assert_eq!((flights.count(), asked.load(Ordering::Relaxed)), (most, 4));
+        // The first is still asked, and is not asked again; the third went with who asked.
+        assert_eq!(ask(1).await, Ok(Ok(1)));
+        assert_eq!((ask(3).await, asked.load(Ordering::Relaxed)), (Ok(Ok(5)), 5));
     }
 }

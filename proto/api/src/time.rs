@@ -59,12 +59,27 @@ pub fn left(since: Timestamp, seconds: impl Into<i64>, now: Timestamp) -> i64 {
     since.as_second().saturating_add(seconds.into()).saturating_sub(now.as_second())
 }
 
+/// In quotes, as Go's package `time` writes what it cannot read: unlike `%q`, what is no printed ASCII comes byte by byte.
+pub fn quoted(text: &str) -> String {
+    let mut out = String::with_capacity(text.len() + 2);
+    out.push('"');
+    for byte in text.bytes() {
+        match byte {
+            b'"' | b'\\' => out.extend(['\\', char::from(byte)]),
+            b' '..=0x7f => out.push(char::from(byte)),
+            _ => out.push_str(&format!("\\x{byte:02x}")),
+        }
+    }
+    out.push('"');
+    out
+}
+
 /// Go's `time.ParseDuration`: nanoseconds, of `1h30m`, `1.5s` or `-10ms`.
 ///
 /// # Errors
 /// What is wrong with it, in Go's words.
 pub fn go_duration(text: &str) -> Result<i64, String> {
-    let invalid = || format!("time: invalid duration {text:?}");
+    let invalid = || format!("time: invalid duration {}", quoted(text));
     let (negative, mut rest) = match text.strip_prefix('-') {
         Some(rest) => (true, rest),
         None => (false, text.strip_prefix('+').unwrap_or(text)),
@@ -90,8 +105,8 @@ pub fn go_duration(text: &str) -> Result<i64, String> {
             "s" => 1_000_000_000,
             "m" => 60_000_000_000,
             "h" => 3_600_000_000_000,
-            "" => return Err(format!("time: missing unit in duration {text:?}")),
-            other => return Err(format!("time: unknown unit {other:?} in duration {text:?}")),
+            "" => return Err(format!("time: missing unit in duration {}", quoted(text))),
+            other => return Err(format!("time: unknown unit {} in duration {}", quoted(other), quoted(text))),
         };
         let whole: i128 = if whole.is_empty() { 0 } else { whole.parse().map_err(|_| invalid())? };
         total = whole.checked_mul(part).and_then(|more| total.checked_add(more)).ok_or_else(invalid)?;
@@ -125,6 +140,7 @@ mod tests {
             ("abc", "time: invalid duration \"abc\""),
             ("5", "time: missing unit in duration \"5\""),
             ("5x", "time: unknown unit \"x\" in duration \"5x\""),
+            ("5\u{e4}\"\t", r#"time: unknown unit "\xc3\xa4\"\x09" in duration "5\xc3\xa4\"\x09""#),
             ("1.2.3s", "time: invalid duration \"1.2.3s\""),
             ("9999999999999h", "time: invalid duration \"9999999999999h\""),
             ("170141183460469231731687303715884105.9us", "time: invalid duration \"170141183460469231731687303715884105.9us\""),

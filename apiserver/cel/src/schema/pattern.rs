@@ -2,6 +2,8 @@
 //!
 //! Go's `\d`, `\w`, `\s` and `\b` are those of ASCII; `[[]` and `\Q...\E` have no like in the `regex` crate and are written out.
 
+use std::sync::Arc;
+
 use regex::{Regex, RegexBuilder};
 
 /// Memory of one compiled expression: some that are a few bytes long would take gigabytes.
@@ -10,8 +12,9 @@ const DFA_BYTES_MAX: usize = 1 << 20;
 /// Nesting of groups.
 const PATTERN_DEPTH_MAX: u32 = 250;
 
+/// Clones share what was compiled, and the room that it works in.
 #[derive(Clone, Debug)]
-pub struct Pattern(Regex);
+pub struct Pattern(Arc<Regex>);
 
 impl Pattern {
     /// # Errors
@@ -27,7 +30,7 @@ impl Pattern {
     pub fn within(text: &str, bytes: usize) -> Result<Self, String> {
         let built =
             RegexBuilder::new(&translated(text)).size_limit(bytes).dfa_size_limit(DFA_BYTES_MAX).nest_limit(PATTERN_DEPTH_MAX).build();
-        built.map(Self).map_err(|error| told(text, &error))
+        built.map(|regex| Self(Arc::new(regex))).map_err(|error| told(text, &error))
     }
 
     pub fn is_match(&self, text: &str) -> bool {

@@ -5,7 +5,10 @@
 
 use std::{cell::Cell, collections::HashSet};
 
-use api::field_errors::{FieldErrors, Reason};
+use api::{
+    field_errors::{FieldErrors, Reason},
+    quoted,
+};
 use kinds::common::Path;
 use serde_json::{Map, Number, Value};
 
@@ -180,7 +183,7 @@ impl Judge {
             found.matched += 1;
             return;
         }
-        let told = |words: &str| format!("{:?} must {words}", at.to_string());
+        let told = |words: &str| format!("{} must {words}", quoted(&at.to_string()));
         if !schema.more().any_of.is_empty() {
             let mut best: Option<Found> = None;
             for node in &schema.more().any_of {
@@ -237,7 +240,7 @@ impl Judge {
             return found.take(first.unwrap_or_default());
         }
         let more = if fitting == 0 { "Found none valid".to_owned() } else { format!("Found {fitting} valid alternatives") };
-        self.composite(found, format!("{:?} must validate one and only one schema (oneOf). {more}", at.to_string()));
+        self.composite(found, format!("{} must validate one and only one schema (oneOf). {more}", quoted(&at.to_string())));
         found.take(best.unwrap_or_default());
     }
 
@@ -340,8 +343,8 @@ impl Judge {
             return;
         }
         let words = allowed.iter().map(|one| match one {
-            Value::String(text) => format!("{text:?}"),
-            other => format!("{:?}", lists::canonical(other)),
+            Value::String(text) => quoted(text),
+            other => quoted(&lists::canonical(other)),
         });
         let message = format!("Unsupported value: {}: supported values: {}", shown(value), words.collect::<Vec<_>>().join(", "));
         self.wrong(found, Reason::NotSupported, at, message);
@@ -368,7 +371,7 @@ impl Judge {
                     found.take(result);
                 }
                 Additional::Allows(false) => {
-                    let message = format!("Invalid value: {key:?}: {at}.{key} in body is a forbidden property");
+                    let message = format!("Invalid value: {}: {at}.{key} in body is a forbidden property", quoted(key));
                     self.wrong(found, Reason::Invalid, at, message);
                 }
                 Additional::Allows(true) | Additional::None => {}
@@ -475,7 +478,7 @@ fn go_number(number: &Number) -> String {
 /// A value as messages show it: JSON, fields in order.
 pub fn shown(value: &Value) -> String {
     match value {
-        Value::String(text) => format!("{text:?}"),
+        Value::String(text) => quoted(text),
         other => lists::canonical(other),
     }
 }
@@ -511,6 +514,11 @@ mod tests {
                 r#"x: Invalid value: "boolean": x in body must be of type integer,string: "boolean""#,
             ),
             (json!({"type": "string", "enum": ["b", "a"]}), json!("c"), r#"x: Unsupported value: "c": supported values: "b", "a""#),
+            (
+                json!({"type": "string", "enum": ["\u{85}"]}),
+                json!("\u{7f}'"),
+                r#"x: Unsupported value: "\x7f'": supported values: "\u0085""#,
+            ),
             (json!({"type": "string", "pattern": "^a$"}), json!("b"), r#"x: Invalid value: "b": x in body should match '^a$'"#),
             (json!({"type": "string", "minLength": 2}), json!("b"), r#"x: Invalid value: "b": x in body should be at least 2 chars long"#),
             (json!({"type": "string", "maxLength": 1}), json!("bb"), "x: Too long: may not be more than 1 bytes"),

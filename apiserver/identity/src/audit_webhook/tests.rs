@@ -133,6 +133,53 @@ async fn what_is_there_at_the_end_is_sent() {
     assert_eq!(came(&outside).concat().len(), 5);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_cut_off_at_the_end_is_counted() {
+    let outside = Outside::start(|_| std::future::pending()).await;
+    let group = Group::new();
+    let few = AuditWebhookConfig { events_max: 2, wait_max: Duration::from_secs(60), ..config(&outside, LogMode::Batch) };
+    let webhook = AuditWebhook::open(few, &group).await.unwrap();
+    for id in 0..5 {
+        webhook.take(event(id)).await.unwrap();
+    }
+    // Two lists are on their way, and one is being put together.
+    eventually(|| outside.calls() == 2).await;
+    assert!(group.drain(3 * END_BOUND).await);
+    assert_eq!(webhook.lost(), 5);
+    webhook.take(event(6)).await.unwrap_err();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_hangs_up_while_an_event_is_sent_for_them_has_given_it() {
+    let left = Arc::new(AtomicUsize::new(1));
+    let first = left.clone();
+    let outside = Outside::start(move |_| {
+        let hangs = first.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok();
+        async move { if hangs { std::future::pending().await } else { json_response(&json!({})) } }
+    })
+    .await;
+    let webhook = AuditWebhook::open(config(&outside, LogMode::Blocking), &outside.group).await.unwrap();
+    tokio::select! {
+        taken = webhook.take(event(1)) => panic!("{taken:?}"),
+        () = eventually(|| outside.calls() == 1) => {}
+    }
+    eventually(|| outside.calls() == 2).await;
+    assert_eq!((came(&outside), webhook.lost()), (vec![vec![1]; 2], 0));
+}
+
+#[test]
+fn pauses_grow_and_are_never_none() {
+    for (first, least) in [(Duration::ZERO, PAUSE_LEAST), (Duration::from_secs(1), Duration::from_secs(1))] {
+        let mut pauses = Pauses(first);
+        let mut wanted = least;
+        for _ in 0..8 {
+            let pause = pauses.next();
+            assert!(pause >= wanted && pause <= wanted.mul_f64(1.2), "{pause:?}, {wanted:?}");
+            wanted = wanted.mul_f64(1.5);
+        }
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn lists_come_at_a_rate() {
     let mut throttle = Throttle::new(Some((10.0, 3)));

@@ -20,7 +20,7 @@ use api::{GroupResource, Key, Status, certificate::Identity, task::Group};
 use apiserver::{
     connect,
     delegation::{self, Delegate, Delegations, Reached, Version},
-    engine::{Change, Engine},
+    engine::{Change, Engine, Object},
     identity::User,
 };
 use parking_lot::{Mutex, RwLock};
@@ -61,6 +61,8 @@ pub struct Aggregator {
     may_be_called: fn(IpAddr) -> bool,
     /// As whom servers are called; a number that rises with each renewal.
     shown: RwLock<(Option<Identity>, u64)>,
+    /// What is stored, read.
+    rows: Mutex<BTreeMap<String, Arc<Row>>>,
     remotes: Mutex<BTreeMap<String, Arc<Remote>>>,
     /// Services -> who is behind them.
     interest: RwLock<HashMap<Key, Vec<Arc<Remote>>>>,
@@ -71,6 +73,27 @@ pub struct Aggregator {
     changed: Notify,
     asking: Semaphore,
     reading: Semaphore,
+}
+
+/// An APIService as it is stored.
+struct Row {
+    object: Arc<Object>,
+    spec: Spec,
+    is_available: bool,
+    /// It is said of it that it is this server's own.
+    is_local: bool,
+}
+
+impl Row {
+    fn read(object: &Arc<Object>) -> Self {
+        let value = object.value();
+        let (is_available, is_local) = (is_available(&value), Available::local().stands_in(&value));
+        Self { object: object.clone(), spec: Spec::read(&value), is_available, is_local }
+    }
+
+    fn name(&self) -> &str {
+        &self.object.key.name
+    }
 }
 
 /// An APIService that names a Service.
@@ -101,6 +124,7 @@ impl Aggregator {
             delegations: delegations.clone(),
             may_be_called,
             shown: RwLock::default(),
+            rows: Mutex::default(),
             remotes: Mutex::default(),
             interest: RwLock::default(),
             locals: Mutex::default(),
@@ -191,25 +215,35 @@ impl Aggregator {
         }
     }
 
-    fn remake(self: &Arc<Self>) {
+    /// What is stored, in the order of names; of it what has changed is read.
+    fn rows(&self) -> Vec<Arc<Row>> {
         let stored = self.engine.cached_list(&resource(), None);
-        let stored: Vec<(String, Value)> = stored.iter().map(|object| (object.key.name.clone(), object.value())).collect();
+        let mut rows = self.rows.lock();
+        let mut before = std::mem::take(&mut *rows);
+        for object in &stored {
+            let there = before.remove(&object.key.name).filter(|row| Arc::ptr_eq(&row.object, object));
+            rows.insert(object.key.name.clone(), there.unwrap_or_else(|| Arc::new(Row::read(object))));
+        }
+        rows.values().cloned().collect()
+    }
+
+    fn remake(self: &Arc<Self>) {
+        let rows = self.rows();
         let (mut versions, mut kept) = (vec![own()], BTreeMap::new());
         let mut remotes = self.remotes.lock();
-        for (name, object) in &stored {
-            let spec = Spec::read(object);
-            let (mut version, is_local) = (version_of(&spec), spec.service.is_none());
+        for row in &rows {
+            let (name, spec) = (row.name(), &row.spec);
+            let (mut version, is_local) = (version_of(spec), spec.service.is_none());
             // What names APIServices is served here, and so is the core: without them nobody could take anything back.
             if spec.service.is_some() && spec.group != GROUP && !spec.group.is_empty() {
                 let remote = self.remote(name, spec, remotes.remove(name));
-                let is_available = is_available(object);
-                if !remote.delegate.set_available(is_available) && is_available {
+                if !remote.delegate.set_available(row.is_available) && row.is_available {
                     remote.to_be_read.notify_one();
                 }
                 version.remote = Some(remote.shown_in_table());
-                kept.insert(name.clone(), remote);
-            } else if is_local && !Available::local().stands_in(object) {
-                self.locals.lock().push(name.clone());
+                kept.insert(name.to_owned(), remote);
+            } else if is_local && !row.is_local {
+                self.locals.lock().push(name.to_owned());
             }
             versions.push(version);
         }
@@ -230,10 +264,10 @@ impl Aggregator {
     }
 
     /// The one that there is, if nothing but priorities has changed.
-    fn remote(self: &Arc<Self>, name: &str, spec: Spec, there: Option<Arc<Remote>>) -> Arc<Remote> {
+    fn remote(self: &Arc<Self>, name: &str, spec: &Spec, there: Option<Arc<Remote>>) -> Arc<Remote> {
         let shown = self.shown.read();
         if let Some(there) = there {
-            if there.shown == shown.1 && there.spec.leads_where(&spec) {
+            if there.shown == shown.1 && there.spec.leads_where(spec) {
                 return there;
             }
             there.group.stop();
@@ -252,7 +286,7 @@ impl Aggregator {
         let delegate = Arc::new(Delegate::new(self.engine.group(), reached));
         let remote = Arc::new(Remote {
             name: name.to_owned(),
-            spec,
+            spec: spec.clone(),
             shown: shown.1,
             delegate,
             group,

@@ -77,9 +77,9 @@ impl Who {
 
     /// As conflicts name it (`printManager`).
     pub fn shown(&self) -> String {
-        let mut out = format!("{:?}", self.manager);
+        let mut out = api::quoted(&self.manager);
         if !self.subresource.is_empty() {
-            out.push_str(&format!(" with subresource {:?}", self.subresource));
+            out.push_str(&format!(" with subresource {}", api::quoted(&self.subresource)));
         }
         if self.operation == ManagerOperation::Update {
             out.push_str(&format!(" using {}", self.version));
@@ -179,7 +179,7 @@ impl Entry {
         match text("fieldsType") {
             "FieldsV1" => {}
             "" => return Err(format!("missing fieldsType in managed fields entry {at}")),
-            other => return Err(format!("invalid fieldsType {other:?} in managed fields entry {at}")),
+            other => return Err(format!("invalid fieldsType {} in managed fields entry {at}", api::quoted(other))),
         }
         let who = Who {
             manager: text("manager").to_owned(),

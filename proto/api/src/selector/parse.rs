@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::{Op, Requirement};
-use crate::name_rules;
+use crate::{name_rules, quoted};
 
 const OPERATORS: &str = "in, notin, =, ==, !=, gt, lt";
 
@@ -165,7 +165,7 @@ fn checked(key: &str, op: Op, values: &BTreeSet<&str>) -> Result<(), String> {
     let mut errors = Vec::new();
     for (i, value) in values.iter().enumerate() {
         if matches!(op, Op::Gt | Op::Lt) && value.parse::<i64>().is_err() {
-            errors.push(format!("values[{i}]: Invalid value: {value:?}: for 'Gt', 'Lt' operators, the value must be an integer"));
+            errors.push(format!("values[{i}]: Invalid value: {}: for 'Gt', 'Lt' operators, the value must be an integer", quoted(value)));
         }
     }
     for (i, value) in values.iter().enumerate() {
@@ -179,7 +179,7 @@ fn checked(key: &str, op: Op, values: &BTreeSet<&str>) -> Result<(), String> {
 }
 
 fn well_formed(errors: Vec<String>, at: &str, value: &str) -> Result<(), String> {
-    if errors.is_empty() { Ok(()) } else { Err(format!("{at}: Invalid value: {value:?}: {}", errors.join("; "))) }
+    if errors.is_empty() { Ok(()) } else { Err(format!("{at}: Invalid value: {}: {}", quoted(value), errors.join("; "))) }
 }
 
 #[cfg(test)]
@@ -214,6 +214,8 @@ mod tests {
             ("A.b/c", "<nil>: Invalid value: \"A.b/c\": prefix part a lowercase RFC 1123 subdomain"),
             ("a in (b,-c)", "values[0][a]: Invalid value: \"-c\": a valid label must be"),
             ("n>-", "[values[0]: Invalid value: \"-\": for 'Gt'"),
+            ("n>\u{7f}'\u{85}", r#"[values[0]: Invalid value: "\x7f'\u0085": for 'Gt'"#),
+            ("\u{1}\u{1f600}\u{200b}", "<nil>: Invalid value: \"\\x01\u{1f600}\\u200b\": name part must consist of"),
         ];
         for (text, wanted) in starts {
             let why = requirements(text).unwrap_err();

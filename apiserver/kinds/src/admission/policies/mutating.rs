@@ -138,6 +138,9 @@ impl MutatingAdmissionPolicy {
             }
             match self.0.parsed.collect(engine, param_kind.as_ref(), binding.params.as_ref(), namespace_of(review.ctx)).await {
                 Ok(params) => {
+                    if !params.is_empty() {
+                        hook.policy.ready().await;
+                    }
                     let one = |params| Invocation { policy, binding, kind: kind.clone(), params };
                     invocations.extend(params.into_iter().map(one));
                 }

@@ -18,6 +18,8 @@ use crate::{
 
 /// Variables of a policy, its validations and its mutations, of each: whoever writes one has all of them compiled at once.
 pub(crate) const EXPRESSIONS_MAX: usize = 1_000;
+/// So many are compiled where they are asked for: some milliseconds.
+const FEW: usize = 50;
 /// The lists that this is about.
 pub(crate) const BOUNDED: [&str; 3] = ["variables", "validations", "mutations"];
 
@@ -32,6 +34,8 @@ pub(super) struct Policy {
     param_kind: Option<Gvk>,
     spec: Value,
     compiled: OnceLock<Compiled>,
+    /// One compiles it at a time.
+    compiling: Arc<tokio::sync::Mutex<()>>,
     bytes: usize,
 }
 
@@ -88,6 +92,7 @@ impl Viewed for Policy {
             param_kind: kind,
             spec: spec.cloned().unwrap_or_default(),
             compiled: OnceLock::new(),
+            compiling: Arc::default(),
             bytes: object.stored().len(),
         }
     }
@@ -98,6 +103,24 @@ impl Viewed for Policy {
 }
 
 impl Policy {
+    /// Has it compiled before it is asked: where that takes its time, not by a thread that serves others meanwhile.
+    pub async fn ready(self: &Arc<Self>) {
+        let count = || BOUNDED.into_iter().chain(["auditAnnotations"]).map(|field| self.spec.list(field).len()).sum::<usize>();
+        if self.compiled.get().is_some() || count() <= FEW {
+            return;
+        }
+        let turn = self.compiling.clone().lock_owned().await;
+        if self.compiled.get().is_none() {
+            let policy = self.clone();
+            // Should that panic, it is compiled by who asks.
+            let _ = tokio::task::spawn_blocking(move || {
+                let _turn = turn;
+                policy.compiled();
+            })
+            .await;
+        }
+    }
+
     pub fn compiled(&self) -> &Compiled {
         self.compiled.get_or_init(|| {
             let params = self.param_kind.as_ref().map(|_| T::Dyn);
@@ -220,6 +243,30 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[tokio::test]
+    async fn what_takes_its_time_to_compile_is_compiled_by_a_thread_that_serves_nobody() {
+        let of = |count: usize| {
+            Arc::new(Policy {
+                name: "p".into(),
+                constraints: MatchResources::read(None),
+                ignores_failure: false,
+                is_reinvoked: false,
+                param_kind: None,
+                spec: json!({"validations": vec![json!({"expression": "true"}); count]}),
+                compiled: OnceLock::new(),
+                compiling: Arc::default(),
+                bytes: 0,
+            })
+        };
+        let (small, large) = (of(FEW), of(FEW + 1));
+        small.ready().await;
+        assert!(small.compiled.get().is_none(), "a few are compiled where they are asked");
+        // Whoever goes away meanwhile leaves it to the others.
+        assert!(futures::poll!(std::pin::pin!(large.ready())).is_pending());
+        futures::future::join_all((0..8).map(|_| large.ready())).await;
+        assert_eq!(large.compiled.get().map(|compiled| compiled.validations.len()), Some(FEW + 1));
+    }
 
     #[test]
     fn a_stored_policy_that_is_too_long_fails_as_a_whole() {

@@ -155,6 +155,7 @@ impl ValidatingAdmissionPolicy {
                 }
             }
             let Some(shown) = &shown else { continue };
+            hook.policy.ready().await;
             for params in params {
                 let began = Instant::now();
                 let verdict = shown.judged(review, policy, params.as_deref());

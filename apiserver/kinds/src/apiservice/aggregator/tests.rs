@@ -449,3 +449,30 @@ async fn a_request_that_comes_back_ends() {
     let (code, text) = world.get("/apis/things.example/v1/things").await;
     assert_eq!((code, text.as_str()), (508, "the request came back to the server that handed it on\n"));
 }
+
+#[tokio::test]
+async fn of_all_that_is_stored_what_has_changed_is_read() {
+    let world = World::new().await;
+    let stored = |at: usize, priority: usize| {
+        json!({"apiVersion": "apiregistration.k8s.io/v1", "kind": "APIService", "metadata": {"name": format!("v1.g{at}.example")},
+            "spec": {"group": format!("g{at}.example"), "version": "v1", "groupPriorityMinimum": priority, "versionPriority": 1}})
+    };
+    let key = |at: usize| format!("apiregistration.k8s.io/apiservices/v1.g{at}.example");
+    for at in 0..50 {
+        world.put(&key(at), &stored(at, 1000)).await;
+    }
+    let before = until("all are said to be local", || async {
+        let rows = world.aggregator.rows();
+        (rows.len() >= 50 && rows.iter().all(|row| row.is_local)).then_some(rows)
+    })
+    .await;
+    world.put(&key(7), &stored(7, 2000)).await;
+    let after = until("the change is seen", || async {
+        let rows = world.aggregator.rows();
+        rows.iter().any(|row| row.spec.group_priority == 2000).then_some(rows)
+    })
+    .await;
+    let read: Vec<&str> =
+        before.iter().zip(&after).filter(|(before, after)| !Arc::ptr_eq(before, after)).map(|(row, _)| row.name()).collect();
+    assert_eq!((before.len(), after.len(), read), (50, 50, vec!["v1.g7.example"]));
+}

@@ -31,7 +31,7 @@ use std::{
     convert::Infallible,
     ops::Deref,
     panic::AssertUnwindSafe,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::{Arc, Weak},
     task::{Context, Poll},
     time::{Duration, Instant},
@@ -161,7 +161,8 @@ where
     }
 
     fn call(&mut self, request: http::Request<B>) -> Self::Future {
-        Box::pin(handle(self.clone(), request.map(boxed)).map(Ok))
+        let (front, request) = (self.clone(), request.map(boxed));
+        Box::pin(async move { Ok(handle(front, request).await) })
     }
 }
 
@@ -216,7 +217,10 @@ async fn handle(front: Front, request: Request) -> Response {
     let takes_gzip = negotiate::takes_gzip(request.headers());
     let access = Access::of(&request);
     // Not tower-http's layer: it boxes each body once more.
-    let served = AssertUnwindSafe(observed(front, request, &access).instrument(access.span())).catch_unwind().await;
+    let served = {
+        let observed = pin!(observed(front, request, &access));
+        AssertUnwindSafe(observed.instrument(access.span())).catch_unwind().await
+    };
     let panicked = served.is_err();
     let mut response = served.unwrap_or_else(|_| {
         tracing::error!("a request handler panicked");
@@ -311,7 +315,7 @@ async fn serve(front: Front, request: Request, asking: Asking, access: &Access) 
         holds,
         me: me.clone(),
     });
-    allotted.bounds(routed(router, entry, Request::from_parts(parts, body))).await
+    allotted.bounds(pin!(routed(router, entry, Request::from_parts(parts, body)))).await
 }
 
 /// To its handler, once it is allowed. Routes are found by the path as sent, so that it must be the one that was authorized; the tree does not

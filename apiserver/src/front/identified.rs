@@ -1,7 +1,11 @@
 //! A request -> the user that it runs as, in the time that it may take. Source: apiserver `DefaultBuildHandlerChain` (`pkg/server/config.go`): the
 //! deadline is set before anybody is asked who sends it.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    pin::{Pin, pin},
+    sync::Arc,
+    time::Duration,
+};
 
 use api::{Status, time::go_duration};
 use http::request::Parts;
@@ -35,9 +39,11 @@ impl Allotted {
         Ok(Self { began: Instant::now(), lasts: if is_long { max } else { asked(query, max)? }, is_long })
     }
 
+    /// `work` stays where it is: what a request does is kilobytes large, and each of these would move it twice.
+    ///
     /// # Errors
     /// Its own, or 504 when the time is over.
-    pub async fn bounds<T>(self, work: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
+    pub async fn bounds<T>(self, work: Pin<&mut impl Future<Output = Result<T, Status>>>) -> Result<T, Status> {
         if self.is_long {
             return work.await;
         }
@@ -69,7 +75,7 @@ pub(super) async fn identified(
     allotted: Allotted,
 ) -> Result<Identified, Status> {
     let arrived = Instant::now();
-    let authenticated = allotted.bounds(auth::authenticate(&front.engine, parts)).await;
+    let authenticated = allotted.bounds(pin!(auth::authenticate(&front.engine, parts))).await;
     Metrics::authenticated(authenticated.as_ref().ok().map(|user| user.name.as_str()), arrived.elapsed());
     let sender = match authenticated {
         Ok(user) => user,
@@ -80,7 +86,7 @@ pub(super) async fn identified(
     };
     auth::forget(&mut parts.headers, front.delegations.believed().as_deref());
     let audit = audited::begun(front, access, info, parts, &sender).await?;
-    let acting = allotted.bounds(impersonate::acting(&front.engine, info, &parts.headers, &sender)).await?;
+    let acting = allotted.bounds(pin!(impersonate::acting(&front.engine, info, &parts.headers, &sender))).await?;
     let user = match acting {
         None => sender,
         Some(acting) => {

@@ -38,7 +38,8 @@ pub(crate) async fn acting(
         if !mode.applies(&wanted, sender) {
             continue;
         }
-        match (Trial { engine, mode, sender }).run(info, &wanted).await {
+        // Few requests come here, and all would carry the room that it takes.
+        match Box::pin((Trial { engine, mode, sender }).run(info, &wanted)).await {
             Ok(user) => return Ok(Some(Acting { user: user.into(), constraint: mode.constraint() })),
             Err(status) => drop(first.get_or_insert(status)),
         }

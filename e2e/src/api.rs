@@ -158,7 +158,8 @@ impl Api {
                 return Ok(sender);
             }
         }
-        let (sender, connection) = http1::handshake(TokioIo::new(self.connect().await?)).await?;
+        // 4 KiB of warnings, as many as upstream tells, can be a hundred headers.
+        let (sender, connection) = http1::Builder::new().max_headers(200).handshake(TokioIo::new(self.connect().await?)).await?;
         self.group.spawn(async move {
             // How a connection ends is seen by the request on it.
             let _ = connection.await;

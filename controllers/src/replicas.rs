@@ -36,7 +36,7 @@ pub const FAILURE: &str = "ReplicaFailure";
 /// Pods made or deleted in one run; the next run does the rest.
 const BURST: usize = 500;
 /// What goes before the five characters of a generated name (apiserver `storage/names`).
-const PREFIX_MAX: usize = 58;
+const BASE_CHARS: usize = 58;
 
 /// What a set wants.
 pub struct Wanted<'a, K> {
@@ -259,7 +259,7 @@ pub fn pod_of<K: Object>(set: &K, owner: &OwnerReference, template: &PodTemplate
     let prefix = format!("{}-", set.name);
     let from = template.metadata.clone().unwrap_or_default();
     // As the server cuts what it generates names from.
-    let base = prefix.get(..PREFIX_MAX).unwrap_or(&prefix);
+    let base = prefix.get(..BASE_CHARS).unwrap_or(&prefix);
     let metadata = ObjectMeta {
         name: Some(format!("{base}{}", suffix(random))),
         generate_name: Some(prefix),

@@ -17,7 +17,7 @@ use serde_json::{Map, Value, json};
 /// The label of a pod that says which revision of its set it is of; of a revision of a `DaemonSet` as well.
 pub const HASH: &str = "controller-revision-hash";
 /// What a name may have before its hash.
-const PREFIX_MAX: usize = 223;
+const PREFIX_CHARS: usize = 223;
 
 /// What a revision keeps: a patch that sets the template again, its keys in order. `getPatch`
 pub fn data_of(template: &PodTemplateSpec) -> Value {
@@ -57,7 +57,7 @@ pub fn are_same(a: &Value, b: &Value) -> bool {
 
 /// `ControllerRevisionName`
 pub fn name(parent: &str, hash: &str) -> String {
-    format!("{}-{hash}", parent.get(..PREFIX_MAX).unwrap_or(parent))
+    format!("{}-{hash}", parent.get(..PREFIX_CHARS).unwrap_or(parent))
 }
 
 /// FNV-1 (32 bits) of the data as Go writes it, in the alphabet of generated names: the same as upstream's. `HashControllerRevision`

@@ -25,6 +25,7 @@ use crate::{
     index::{ByController, by_controller},
     lasted::{Ages, Lasted},
     owned::Owned,
+    replicas::on_dependents,
 };
 use rollout::Rollout;
 
@@ -71,14 +72,7 @@ impl Controller for Deployments {
     fn watches(&self, wake: &Wake) {
         wake.on_own(&self.deployments);
         let selectors = selectors::follow(&self.deployments, selector);
-        wake.on(&self.sets, move |set, wake| match controller_of(set) {
-            Some(owner) if owner.kind == "Deployment" => wake(Key::new(&set.namespace().unwrap_or_default(), &owner.name)),
-            Some(_) => {}
-            None => {
-                let namespace = set.namespace().unwrap_or_default();
-                selectors.read().matching(&namespace, set.labels()).for_each(|name| wake(Key::new(&namespace, name)));
-            }
-        });
+        on_dependents::<Deployment, _>(wake, &self.sets, &selectors);
         // Only a Recreate waits for pods, and only for the last one to go.
         let (deployments, sets) = (self.deployments.clone(), self.sets.clone());
         wake.on(&self.pods, move |pod, wake| {

@@ -6,6 +6,7 @@ mod catalog;
 mod census;
 mod certificates;
 mod cronjob;
+mod daemonset;
 mod deployment;
 mod disruption;
 mod doomed;
@@ -29,6 +30,7 @@ mod replicas;
 mod replicaset;
 mod replicationcontroller;
 mod resourcequota;
+mod revisions;
 mod roles;
 mod root_ca;
 #[cfg(test)]
@@ -36,6 +38,7 @@ mod scale;
 mod serviceaccount;
 mod servicecidrs;
 mod services;
+mod statefulset;
 mod tainteviction;
 
 use std::{ops::Deref, sync::Arc};
@@ -109,6 +112,8 @@ const TABLE: &[Row] = &[
     ("replicaset-controller", "replicaset-controller", |s| s.run(replicaset::ReplicaSets::new(s.caches, &s.owned, s.config))),
     ("replication-controller", "replication-controller", |s| s.run(replicationcontroller::Controllers::new(s.caches, &s.owned, s.config))),
     ("deployment-controller", "deployment-controller", |s| s.run(deployment::Deployments::new(s.caches, &s.owned, s.config))),
+    ("daemon-set-controller", "daemonset-controller", |s| s.run(daemonset::DaemonSets::new(s.caches, &s.owned, s.config))),
+    ("statefulset-controller", "statefulset-controller", |s| s.run(statefulset::StatefulSets::new(s.caches, &s.owned, s.config))),
     ("cronjob-controller", "cronjob-controller", |s| s.run(cronjob::CronJobs::new(s.caches))),
     ("endpoint-controller", "endpoint-controller", |s| s.run(endpoints::Endpoints::new(s.caches, &s.selected))),
     ("endpointslice-controller", "endpoint-slice-controller", |s| s.run(endpointslice::EndpointSlices::new(s.caches, &s.selected))),

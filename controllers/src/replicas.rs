@@ -2,21 +2,29 @@
 //!
 //! Source: `pkg/controller/replicaset/replica_set.go`, `pkg/controller/controller_utils.go`.
 
-use std::{cmp::Reverse, collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
 
 use api::{
     Key,
     k8s::{
         api::core::v1::{self, PodTemplateSpec},
-        apimachinery::pkg::apis::meta::v1::ObjectMeta,
+        apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
     },
     selector::Labels,
     time::{Timestamp, span, whole_seconds},
 };
 use client::{Cache, Object, kube, pods::Pod};
 use kube::Resource;
-use parking_lot::Mutex;
-use reconcile::{Action, Owner, Wake, claim, controller_of, selectors};
+use parking_lot::{Mutex, RwLock};
+use reconcile::{
+    Action, Owner, Wake, claim, controller_of,
+    selectors::{self, Selectors},
+};
 
 use crate::{
     lasted::Lasted,
@@ -27,6 +35,8 @@ use crate::{
 pub const FAILURE: &str = "ReplicaFailure";
 /// Pods made or deleted in one run; the next run does the rest.
 const BURST: usize = 500;
+/// What goes before the five characters of a generated name (apiserver `storage/names`).
+const BASE_CHARS: usize = 58;
 
 /// What a set wants.
 pub struct Wanted<'a, K> {
@@ -106,7 +116,7 @@ impl Pods {
             Self::Counted(tally) => {
                 tally.newly_ready().filter_map(|(since, _)| Timestamp::from_second(since).ok()).filter(is_young).collect()
             }
-            Self::Listed(pods) => pods.iter().filter_map(|pod| pod.ready_since()).map(whole_seconds).filter(is_young).collect(),
+            Self::Listed(pods) => young(pods, min_ready_seconds, now),
         }
     }
 
@@ -161,13 +171,21 @@ fn from_list<K: Object>(wanted: &Wanted<'_, K>, pods: &[Arc<Pod>], seen: &Seen) 
 /// A set's own changes wake it, and those of its pods; an orphan wakes every set of its namespace that would have it.
 pub fn watches<K: Object>(wake: &Wake, sets: &Cache<K>, pods: &Cache<Pod>, selector: fn(&K) -> Option<Labels>) {
     wake.on_own(sets);
-    let selectors = selectors::follow(sets, selector);
-    wake.on(pods, move |pod, wake| {
-        let namespace = pod.namespace().unwrap_or_default();
-        match controller_of(pod) {
-            Some(owner) if owner.kind == K::Served::kind(&()) => wake(Key::new(&namespace, &owner.name)),
+    on_dependents::<K, _>(wake, pods, &selectors::follow(sets, selector));
+}
+
+/// Changes of what sets of this kind own wake them; an orphan wakes every set of its namespace that would have it.
+pub fn on_dependents<K: Object, D: Object>(wake: &Wake, dependents: &Cache<D>, selectors: &Arc<RwLock<Selectors>>) {
+    let (selectors, none) = (selectors.clone(), BTreeMap::new());
+    wake.on(dependents, move |dependent, wake| {
+        let meta = dependent.object_meta();
+        match meta.controller() {
+            Some(owner) if owner.kind == K::Served::kind(&()) => wake(Key::new(meta.namespace, &owner.name)),
             Some(_) => {}
-            None => selectors.read().matching(&namespace, pod.labels()).for_each(|name| wake(Key::new(&namespace, name))),
+            None => {
+                let labels = meta.labels.unwrap_or(&none);
+                selectors.read().matching(meta.namespace, labels).for_each(|name| wake(Key::new(meta.namespace, name)));
+            }
         }
     });
 }
@@ -186,17 +204,29 @@ fn counts<K>(wanted: &Wanted<'_, K>, active: &[Arc<Pod>], lasted: &Lasted) -> Co
         replicas: count(active.len()),
         fully_labeled: of(&has_all),
         ready: of(&|p| p.ready_since().is_some()),
-        available: of(&|p| p.ready_since().is_some_and(|since| available_in(since, wanted.min_ready_seconds, lasted) == 0)),
+        available: of(&|p| is_available(p, wanted.min_ready_seconds, lasted)),
         terminating: 0,
     }
 }
 
 /// Seconds until a pod that is ready since then counts as available.
-fn available_in(since: Timestamp, min_ready_seconds: i32, lasted: &Lasted) -> i64 {
+pub fn available_in(since: Timestamp, min_ready_seconds: i32, lasted: &Lasted) -> i64 {
     lasted.left_seconds(whole_seconds(since), min_ready_seconds).max(0)
 }
 
-fn next_available(min_ready_seconds: i32, active: &[Arc<Pod>], lasted: &Lasted) -> Option<Duration> {
+/// `IsPodAvailable`
+pub fn is_available(pod: &Pod, min_ready_seconds: i32, lasted: &Lasted) -> bool {
+    pod.ready_since().is_some_and(|since| available_in(since, min_ready_seconds, lasted) == 0)
+}
+
+/// Since when those are ready that may not be available yet.
+pub fn young(pods: &[Arc<Pod>], min_ready_seconds: i32, now: Timestamp) -> Vec<Timestamp> {
+    let is_young = |since: &Timestamp| Lasted::at(now).left_seconds(*since, min_ready_seconds) > 0;
+    pods.iter().filter_map(|pod| pod.ready_since()).map(whole_seconds).filter(is_young).collect()
+}
+
+/// When the next of the pods that are ready counts as available.
+pub fn next_available(min_ready_seconds: i32, active: &[Arc<Pod>], lasted: &Lasted) -> Option<Duration> {
     let waits = active.iter().filter_map(|p| Some(available_in(p.ready_since()?, min_ready_seconds, lasted))).filter(|s| *s > 0);
     waits.min().map(span)
 }
@@ -218,24 +248,33 @@ fn additions<K: Object>(wanted: &Wanted<'_, K>, active: usize, seen: &Seen) -> V
 
 fn create<K: Object>(wanted: &Wanted<'_, K>, random: u64) -> Vec<Action> {
     let Some(template) = wanted.template else { return Vec::new() };
-    let prefix = format!("{}-", wanted.set.object_meta().name);
-    let from = template.metadata.clone().unwrap_or_default();
-    let name = format!("{prefix}{}", suffix(random));
-    let metadata = ObjectMeta {
-        name: Some(name.clone()),
-        generate_name: Some(prefix),
-        namespace: Some(wanted.set.object_meta().namespace.to_owned()),
-        labels: from.labels,
-        annotations: from.annotations,
-        finalizers: from.finalizers,
-        owner_references: Some(vec![wanted.owner.reference.clone()]),
-        ..ObjectMeta::default()
-    };
-    let pod = v1::Pod { metadata, spec: template.spec.clone(), status: None };
+    let pod = pod_of(wanted.set, &wanted.owner.reference, template, random);
+    let name = pod.metadata.name.clone().unwrap_or_default();
     vec![Action::create(&pod), Action::normal(wanted.set, "SuccessfulCreate", format!("Created pod: {name}"))]
 }
 
-fn delete<K: Object>(set: &K, pod: &Pod) -> Vec<Action> {
+/// A pod of the template, named after the set (`GetPodFromTemplate`).
+pub fn pod_of<K: Object>(set: &K, owner: &OwnerReference, template: &PodTemplateSpec, random: u64) -> v1::Pod {
+    let set = set.object_meta();
+    let prefix = format!("{}-", set.name);
+    let from = template.metadata.clone().unwrap_or_default();
+    // As the server cuts what it generates names from.
+    let base = prefix.get(..BASE_CHARS).unwrap_or(&prefix);
+    let metadata = ObjectMeta {
+        name: Some(format!("{base}{}", suffix(random))),
+        generate_name: Some(prefix),
+        namespace: Some(set.namespace.to_owned()),
+        labels: from.labels,
+        annotations: from.annotations,
+        finalizers: from.finalizers,
+        owner_references: Some(vec![owner.clone()]),
+        ..ObjectMeta::default()
+    };
+    v1::Pod { metadata, spec: template.spec.clone(), status: None }
+}
+
+/// Also told.
+pub fn delete<K: Object>(set: &K, pod: &Pod) -> Vec<Action> {
     vec![Action::delete(pod), Action::normal(set, "SuccessfulDelete", format!("Deleted pod: {}", pod.name_any()))]
 }
 
@@ -340,10 +379,7 @@ pub fn with_failure<C: Clone>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use api::k8s::{
-        api::apps::v1::ReplicaSet,
-        apimachinery::pkg::apis::meta::v1::{OwnerReference, Time},
-    };
+    use api::k8s::{api::apps::v1::ReplicaSet, apimachinery::pkg::apis::meta::v1::Time};
     use client::pods::{PodCondition, PodMeta, PodSpec, PodStatus, Shared, SharedMeta};
 
     const NOW: i64 = 1_000_000;

@@ -57,6 +57,8 @@ const PODS: &[aboard::Topic] = &[
     ("port-forward", pods::port_forward),
     ("replication-controller", sets::replication_controller),
     ("replica-set", sets::replica_set),
+    ("daemon-set", sets::daemon_set),
+    ("stateful-set", sets::stateful_set),
     ("rollout", rollouts::rollout),
     ("recreate", rollouts::recreate),
     ("surge", rollouts::surge),

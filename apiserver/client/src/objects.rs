@@ -8,7 +8,7 @@ use api::{
     Key,
     k8s::{
         api::{
-            apps::v1::{Deployment, ReplicaSet},
+            apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet},
             batch::v1::{CronJob, Job},
             certificates::v1::CertificateSigningRequest,
             coordination::v1::Lease,
@@ -139,7 +139,9 @@ objects![
     CertificateSigningRequest => CertificateSigningRequest,
     ClusterRole => ClusterRole,
     ConfigMap => ConfigMap,
+    ControllerRevision => ControllerRevision,
     CronJob => CronJob,
+    DaemonSet => DaemonSet,
     Deployment => Deployment,
     Endpoints => Endpoints,
     EndpointSlice => EndpointSlice,
@@ -160,6 +162,7 @@ objects![
     Service => Service,
     ServiceAccount => ServiceAccount,
     ServiceCIDR => ServiceCIDR,
+    StatefulSet => StatefulSet,
     VolumeAttributesClass => VolumeAttributesClass,
     pods::Pod => Pod,
 ];

@@ -124,6 +124,11 @@ impl Action {
         Self::patch_at(object, path(object), PatchType::Merge, patch)
     }
 
+    /// As [`Action::patch`], by Kubernetes' rules: of lists, only the entries that change are named.
+    pub fn patch_entries<K: Object>(object: &K, patch: Value) -> Self {
+        Self::patch_at(object, path(object), PatchType::Strategic, patch)
+    }
+
     /// As [`Action::patch`], of the status, by Kubernetes' rules: of conditions, only those that change are named.
     pub fn patch_status<K: Object>(object: &K, patch: Value) -> Self {
         Self::patch_at(object, format!("{}/status", path(object)), PatchType::Strategic, patch)

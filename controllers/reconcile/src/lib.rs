@@ -14,6 +14,6 @@ mod still;
 mod told;
 
 pub use action::{Action, PatchType, Plan, Propagation, reference};
-pub use ownership::{Claimed, Owner, claim, controller_of};
+pub use ownership::{Claimed, Owner, claim, claim_if, controller_of};
 pub use runner::{Controller, Matters, Wake, own_key, run};
 pub use still::Still;

@@ -46,10 +46,15 @@ impl Owner {
 
 /// Sorts `candidates` (all objects of the owner's namespace that match or are controlled by it).
 pub fn claim<K: Object>(owner: &Owner, candidates: impl IntoIterator<Item = Arc<K>>) -> Claimed<K> {
+    claim_if(owner, candidates, |_| true)
+}
+
+/// As [`claim`], where a selector does not say it all: what `is_member` denies does not match.
+pub fn claim_if<K: Object>(owner: &Owner, candidates: impl IntoIterator<Item = Arc<K>>, is_member: impl Fn(&K) -> bool) -> Claimed<K> {
     let mut claimed = Claimed { owned: Vec::new(), actions: Vec::new() };
     for object in steps::counted(candidates.into_iter()) {
         let meta = object.object_meta();
-        let matches = owner.selector.matches(meta.labels);
+        let matches = owner.selector.matches(meta.labels) && is_member(&object);
         match meta.controller() {
             Some(reference) if reference.uid != owner.reference.uid => {}
             Some(_) if matches => claimed.owned.push(object),

@@ -12,6 +12,7 @@ use api::k8s::{
 use client::kube::ResourceExt;
 
 use super::math::{DESIRED, MAX, desired, max_surge};
+use crate::revisions::template_hash;
 
 pub const REVISION: &str = "deployment.kubernetes.io/revision";
 const HISTORY: &str = "deployment.kubernetes.io/revision-history";
@@ -100,14 +101,4 @@ fn without_hash(template: &PodTemplateSpec) -> PodTemplateSpec {
         }
     }
     template
-}
-
-/// FNV-1a (32 bits) of the template as JSON, in the alphabet of generated names. Upstream hashes Go's dump of the template, so the
-/// letters differ from a stock controller's; a set is found by its template, not by its name.
-fn template_hash(template: &PodTemplateSpec, collisions: Option<i32>) -> String {
-    let mut text = serde_json::to_string(template).unwrap_or_default();
-    text.extend(collisions.map(|n| n.to_string()));
-    let hash = text.bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
-    let alphabet = b"bcdfghjklmnpqrstvwxz2456789";
-    hash.to_string().bytes().map(|digit| char::from(alphabet[usize::from(digit) % alphabet.len()])).collect()
 }

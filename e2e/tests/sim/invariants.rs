@@ -13,7 +13,7 @@ use serde_json::Value;
 use store::{Entry, Event, Range, Rev, Store, faulty::Faulty};
 use tokio::time::Instant;
 
-use crate::{house::House, losses::Losses, nodes};
+use crate::{house::House, losses::Losses, nodes, sets::Ready};
 
 /// How old a view a controller may act upon: its watch may be cut, its request late, and it backs off in between.
 pub const STALE: Duration = Duration::from_secs(60);
@@ -31,7 +31,8 @@ pub struct State {
     floors: HashMap<String, i64>,
     unanswered: VecDeque<(Instant, u64)>,
     acknowledged: BTreeMap<String, Rev>,
-    pods_fail: bool,
+    pub pods_fail: bool,
+    pub ready: Ready,
     pub losses: Losses,
 }
 
@@ -54,6 +55,7 @@ pub async fn watch(house: &House, pods_fail: bool) -> Watched {
         unanswered: [(Instant::now(), 0)].into(),
         acknowledged: BTreeMap::new(),
         pods_fail,
+        ready: Ready::default(),
         losses: Losses::default(),
     }));
     let watched = state.clone();
@@ -150,7 +152,10 @@ impl State {
                 }
             }
             "deployments" => drop(self.floors.remove(text(old, "/metadata/uid"))),
-            "pods" => self.floor_of(old),
+            "pods" => {
+                self.floor_of(old);
+                self.set_pod_gone(old);
+            }
             _ => {}
         }
     }
@@ -169,6 +174,7 @@ impl State {
             self.not_too_many(new);
         }
         self.floor_of(new);
+        self.set_pod(old, new);
     }
 
     fn node_holds(&mut self, node: &str) {
@@ -233,7 +239,7 @@ impl State {
         }
     }
 
-    fn unanswered_lately(&mut self) -> i64 {
+    pub fn unanswered_lately(&mut self) -> i64 {
         let (now, all) = (Instant::now(), self.faulty.unanswered());
         self.unanswered.push_back((now, all));
         // The last count from before the window stays: all that is above it failed within.

@@ -11,6 +11,7 @@ mod losses;
 mod nodes;
 mod odd;
 mod servers;
+mod sets;
 mod settle;
 mod steady;
 mod story;

@@ -4,12 +4,13 @@ use serde_json::{Value, json};
 
 use crate::{
     invariants::{State, controls, is_active, is_over, is_ready, text},
-    losses,
+    losses, sets,
 };
 
 /// All that has not converged.
 pub fn unsettled(state: &State) -> Vec<String> {
     let mut left = losses::unsettled(&state.objects);
+    left.extend(sets::unsettled(state));
     for deployment in state.of("deployments", "") {
         left.extend(of_deployment(state, deployment).into_iter().map(|why| format!("deployment {}: {why}", name(deployment))));
     }
@@ -55,8 +56,9 @@ fn of_pod(state: &State, pod: &Value) -> Option<String> {
     if !text(pod, "/metadata/deletionTimestamp").is_empty() {
         return Some("being deleted".into());
     }
-    if !state.of("replicasets", "").any(|set| controls(set, pod)) {
-        return Some("has no replica set".into());
+    let owners = ["replicasets", "statefulsets", "daemonsets"];
+    if !owners.iter().any(|plural| state.of(plural, "").any(|set| controls(set, pod))) {
+        return Some("has no owner".into());
     }
     (text(pod, "/spec/nodeName").is_empty() && !is_over(pod)).then(|| format!("not bound: {}", pod["status"]))
 }

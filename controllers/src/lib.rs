@@ -14,6 +14,7 @@ mod endpointslice;
 mod endpointslicemirroring;
 mod garbage;
 mod index;
+mod job;
 mod lasted;
 mod members;
 mod namespace;
@@ -37,6 +38,7 @@ mod serviceaccount;
 mod servicecidrs;
 mod services;
 mod tainteviction;
+mod ttlafterfinished;
 
 use std::{ops::Deref, sync::Arc};
 
@@ -109,6 +111,9 @@ const TABLE: &[Row] = &[
     ("replicaset-controller", "replicaset-controller", |s| s.run(replicaset::ReplicaSets::new(s.caches, &s.owned, s.config))),
     ("replication-controller", "replication-controller", |s| s.run(replicationcontroller::Controllers::new(s.caches, &s.owned, s.config))),
     ("deployment-controller", "deployment-controller", |s| s.run(deployment::Deployments::new(s.caches, &s.owned, s.config))),
+    ("job-controller", "job-controller", |s| s.run(job::Jobs::new(s.caches, &s.owned, s.config))),
+    ("job-controller", "job-controller", |s| s.run(job::Orphans::new(s.caches, &s.owned, s.client()))),
+    ("ttl-after-finished-controller", "ttl-after-finished-controller", |s| s.run(ttlafterfinished::Finished::new(s.caches, s.config))),
     ("cronjob-controller", "cronjob-controller", |s| s.run(cronjob::CronJobs::new(s.caches))),
     ("endpoint-controller", "endpoint-controller", |s| s.run(endpoints::Endpoints::new(s.caches, &s.selected))),
     ("endpointslice-controller", "endpoint-slice-controller", |s| s.run(endpointslice::EndpointSlices::new(s.caches, &s.selected))),

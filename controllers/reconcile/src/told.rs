@@ -57,7 +57,7 @@ static LONGEST: Family = Family::gauge(
 static RETRIES: Family = Family::counter("workqueue_retries_total", "[BETA] Total number of retries handled by workqueue", &["name"]);
 
 /// Upstream's names of queues, where they are not the controller's with `_`.
-const NAMES: [(&str, &str); 14] = [
+const NAMES: [(&str, &str); 15] = [
     ("certificatesigningrequest-approving-controller", "certificate"),
     ("certificatesigningrequest-cleaner-controller", "certificate_cleaner"),
     ("certificatesigningrequest-signing-controller", "certificate_signer"),
@@ -72,6 +72,7 @@ const NAMES: [(&str, &str); 14] = [
     ("pvc-protection-controller", "pvcprotection"),
     ("replication-controller", "replicationmanager"),
     ("stale-disruption-controller", "stale_pod_disruption"),
+    ("ttl-after-finished-controller", "ttl_jobs_to_delete"),
 ];
 
 /// The series of one queue.

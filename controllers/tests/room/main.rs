@@ -1,6 +1,7 @@
 //! Controllers beside the real API server over the memory store: garbage when it cannot learn what the server serves, conditions of pods that go,
-//! machines that join, quotas.
+//! machines that join, quotas, Jobs.
 
+mod jobs;
 mod joining;
 mod quota;
 

@@ -9,6 +9,8 @@ mod aboard;
 mod again;
 #[path = "walk/cluster.rs"]
 mod cluster;
+#[path = "walk/jobs.rs"]
+mod jobs;
 #[path = "walk/life.rs"]
 mod life;
 #[path = "walk/nodes.rs"]
@@ -57,6 +59,7 @@ const PODS: &[aboard::Topic] = &[
     ("port-forward", pods::port_forward),
     ("replication-controller", sets::replication_controller),
     ("replica-set", sets::replica_set),
+    ("job", jobs::job),
     ("rollout", rollouts::rollout),
     ("recreate", rollouts::recreate),
     ("surge", rollouts::surge),

@@ -136,7 +136,7 @@ impl<'a> Sync<'a> {
         let job = &*world.job;
         let wanted = Wanted::of(job);
         if wanted.is_indexed {
-            pods.sort_by_key(|pod| pods::index(pod));
+            pods.sort_by_cached_key(|pod| pods::index(pod));
         }
         let active: Vec<Arc<Pod>> = pods.iter().filter(|pod| pod.is_active()).cloned().collect();
         let count = |n: usize| i32::try_from(n).unwrap_or(i32::MAX);

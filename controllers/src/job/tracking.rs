@@ -122,6 +122,8 @@ fn tell_indexes(sync: &mut Sync<'_>) {
 /// First what it comes to, and once all is counted and gone, that it has. Source: also `enactJobFinished`, `recordJobFinished`.
 fn tell_end(sync: &mut Sync<'_>, is_all_counted: bool) {
     let Some(finish) = sync.finish.take() else { return };
+    // The server wants it of whoever is over; one that was suspended has none.
+    sync.status.start_time.get_or_insert(Time(sync.now));
     if finish.type_ == FAILURE_TARGET || (finish.type_ == CRITERIA_MET && holding(&sync.status, CRITERIA_MET).is_none()) {
         ensure(&mut sync.status, finish);
         return;

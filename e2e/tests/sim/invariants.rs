@@ -13,7 +13,7 @@ use serde_json::Value;
 use store::{Entry, Event, Range, Rev, Store, faulty::Faulty};
 use tokio::time::Instant;
 
-use crate::{house::House, losses::Losses, nodes};
+use crate::{house::House, jobs::Ends, losses::Losses, nodes};
 
 /// How old a view a controller may act upon: its watch may be cut, its request late, and it backs off in between.
 pub const STALE: Duration = Duration::from_secs(60);
@@ -33,6 +33,7 @@ pub struct State {
     acknowledged: BTreeMap<String, Rev>,
     pods_fail: bool,
     pub losses: Losses,
+    ends: Ends,
 }
 
 pub struct Stored {
@@ -55,6 +56,7 @@ pub async fn watch(house: &House, pods_fail: bool) -> Watched {
         acknowledged: BTreeMap::new(),
         pods_fail,
         losses: Losses::default(),
+        ends: Ends::default(),
     }));
     let watched = state.clone();
     house.group.spawn(async move {
@@ -134,6 +136,7 @@ impl State {
         }
         match resource(key) {
             "pods" => self.pod(old, new),
+            "jobs" => self.broken.extend(self.ends.job(old, new)),
             "deployments" => self.deployment(new),
             _ => {}
         }
@@ -156,6 +159,7 @@ impl State {
     }
 
     fn pod(&mut self, old: Option<&Value>, new: &Value) {
+        self.ends.pod(new);
         let node = text(new, "/spec/nodeName");
         let same = old.is_some_and(|o| text(o, "/metadata/uid") == text(new, "/metadata/uid"));
         let was = old.filter(|_| same).map_or("", |o| text(o, "/spec/nodeName"));

@@ -195,19 +195,20 @@ impl Hollow {
                 let ip = pod.status.as_ref().and_then(|s| s.pod_ip.clone()).unwrap_or_else(|| self.ip());
                 json!({"phase": "Running", "podIP": ip, "podIPs": [{"ip": ip}], "startTime": rfc3339(Timestamp::now()), "conditions": conditions(true)})
             }
+            Stage::Ready if is_of_job(pod) => json!({"phase": "Succeeded", "conditions": conditions(false)}),
             Stage::Ready if self.unlucky(4) => json!({"conditions": conditions(false)}),
             Stage::Ready | Stage::Over => return Ok(()),
         };
-        let failed = status["phase"] == "Failed";
+        let is_over = status["phase"] == "Failed" || status["phase"] == "Succeeded";
         let became_unready = stage == Stage::Ready;
         match self.asker.ask("PATCH", &format!("{path}/status"), &json!({"metadata": {"uid": uid}, "status": status})).await {
             Err((404 | 409, _)) => return Ok(()),
             done => done?,
         };
-        if (failed || became_unready)
+        if (is_over || became_unready)
             && let Some(life) = uid.and_then(|uid| self.lives.get_mut(&uid))
         {
-            life.stage = if failed { Stage::Over } else { Stage::Unready };
+            life.stage = if is_over { Stage::Over } else { Stage::Unready };
         }
         Ok(())
     }
@@ -236,6 +237,10 @@ impl Hollow {
         self.next_ip += 1;
         format!("10.{}.{}.{}", 100 + self.number, self.next_ip / 250, 1 + self.next_ip % 250)
     }
+}
+
+fn is_of_job(pod: &Pod) -> bool {
+    pod.metadata.owner_references.iter().flatten().any(|owner| owner.kind == "Job")
 }
 
 fn is_ready(pod: &Pod) -> bool {

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::{
     invariants::{State, controls, is_active, is_over, is_ready, text},
-    losses,
+    jobs, losses,
 };
 
 /// All that has not converged.
@@ -21,6 +21,9 @@ pub fn unsettled(state: &State) -> Vec<String> {
     }
     for set in state.of("replicasets", "").filter(|set| !state.of("deployments", "").any(|d| controls(d, set))) {
         left.push(format!("replica set {} has no deployment", name(set)));
+    }
+    for job in state.of("jobs", "") {
+        left.extend(jobs::unsettled(job).map(|why| format!("job {}: {why}", name(job))));
     }
     for service in state.of("services/specs", "") {
         left.extend(of_service(state, service).map(|why| format!("service {}: {why}", name(service))));
@@ -55,8 +58,12 @@ fn of_pod(state: &State, pod: &Value) -> Option<String> {
     if !text(pod, "/metadata/deletionTimestamp").is_empty() {
         return Some("being deleted".into());
     }
+    if let Some(job) = state.of("jobs", "").find(|job| controls(job, pod)) {
+        let is_held = pod.pointer("/metadata/finalizers").is_some();
+        return (jobs::is_over(job) && (is_held || !is_over(pod))).then(|| format!("its job is over: {}", pod["status"]));
+    }
     if !state.of("replicasets", "").any(|set| controls(set, pod)) {
-        return Some("has no replica set".into());
+        return Some("has no replica set and no job".into());
     }
     (text(pod, "/spec/nodeName").is_empty() && !is_over(pod)).then(|| format!("not bound: {}", pod["status"]))
 }

@@ -193,10 +193,10 @@ impl Small {
     fn pod(&mut self, path: &str) -> &mut Value {
         let name = path.rsplit('/').next().unwrap();
         // In order, mostly: the search goes on where it ended.
-        let (before, after) = self.pods.split_at_mut(self.last.min(self.pods.len()));
-        let (at, pod) = after.iter_mut().chain(before).enumerate().find(|(_, pod)| pod["metadata"]["name"] == *name).unwrap();
-        self.last += at;
-        pod
+        let (count, start) = (self.pods.len(), self.last);
+        let is_named = |at: &usize| self.pods[*at]["metadata"]["name"] == *name;
+        self.last = (start..start + count).map(|at| at % count).find(is_named).unwrap();
+        &mut self.pods[self.last]
     }
 
     /// `active/ready/terminating succeeded/failed`

@@ -88,7 +88,8 @@ impl User {
                 self.patch(&path, json!({"spec": {"suspend": suspend}})).await;
             }
             8 => {
-                self.patch(&path, json!({"spec": {"parallelism": self.random.random_range(0..5)}})).await;
+                let parallelism = self.random.random_range(0..5);
+                self.patch(&path, json!({"spec": {"parallelism": parallelism}})).await;
                 self.patch(&path, json!({"spec": {"parallelism": 2}})).await;
             }
             _ => self.delete(&path, &format!("/registry/jobs/{namespace}/{name}")).await,

@@ -107,10 +107,19 @@ impl Controller for Orphans {
     fn plan(&self, world: &World, _: &Key) -> Plan {
         match world.fate {
             Fate::Kept => Plan::rest(),
-            Fate::Orphaned => Plan::act(vec![Action::without_finalizer(&*world.pod, TRACKING)]),
+            Fate::Orphaned => Plan::act(vec![freed(&world.pod)]),
             Fate::Unknown => Plan::rest().again_in(AGAIN),
         }
     }
+}
+
+/// As it was seen: a Job that adopts it meanwhile gives it a finalizer that must stay.
+fn freed(pod: &Pod) -> Action {
+    let mut action = Action::without_finalizer(pod, TRACKING);
+    if let Action::Patch { patch, .. } = &mut action {
+        patch["metadata"]["resourceVersion"] = pod.metadata.resource_version.clone().into();
+    }
+    action
 }
 
 #[cfg(test)]
@@ -156,5 +165,9 @@ mod tests {
         assert_eq!(fate(&pod(&free), &jobs), Fate::Orphaned);
         has(json!({"template": {}, "managedBy": "a.b/c"}), json!({"conditions": [{"type": "Failed", "status": "True"}]}));
         assert_eq!(fate(&mine, &jobs), Fate::Kept, "another controller sees to it");
+        let mut seen = mine;
+        seen.metadata.resource_version = Some("7".into());
+        let Action::Patch { patch, .. } = freed(&seen) else { panic!() };
+        assert_eq!(patch, json!({"metadata": {"$deleteFromPrimitiveList/finalizers": [TRACKING], "resourceVersion": "7"}}));
     }
 }

@@ -145,9 +145,11 @@ mod tests {
             Ok::<_, std::convert::Infallible>(http::Response::builder().status(404).body(kube::client::Body::empty()).unwrap())
         });
         let jobs = Caches::unfollowed(kube::Client::new(nobody, "default"), Group::new()).of::<Job>();
+        let revision = std::cell::Cell::new(1);
         let has = |spec: Value, status: Value| {
-            let job =
-                json!({"metadata": {"name": "j", "namespace": "d", "uid": "u", "resourceVersion": "1"}, "spec": spec, "status": status});
+            let at = revision.replace(revision.get() + 1).to_string();
+            let metadata = json!({"name": "j", "namespace": "d", "uid": "u", "resourceVersion": at});
+            let job = json!({"metadata": metadata, "spec": spec, "status": status});
             jobs.feed(serde_json::from_value(job).unwrap(), false);
         };
         let mine = pod(&owner("batch/v1", "Job", "u"));

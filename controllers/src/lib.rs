@@ -15,6 +15,7 @@ mod endpointslice;
 mod endpointslicemirroring;
 mod garbage;
 mod index;
+mod job;
 mod lasted;
 mod members;
 mod namespace;
@@ -40,6 +41,7 @@ mod servicecidrs;
 mod services;
 mod statefulset;
 mod tainteviction;
+mod ttlafterfinished;
 
 use std::{ops::Deref, sync::Arc};
 
@@ -114,6 +116,9 @@ const TABLE: &[Row] = &[
     ("deployment-controller", "deployment-controller", |s| s.run(deployment::Deployments::new(s.caches, &s.owned, s.config))),
     ("daemon-set-controller", "daemonset-controller", |s| s.run(daemonset::DaemonSets::new(s.caches, &s.owned, s.config))),
     ("statefulset-controller", "statefulset-controller", |s| s.run(statefulset::StatefulSets::new(s.caches, &s.owned, s.config))),
+    ("job-controller", "job-controller", |s| s.run(job::Jobs::new(s.caches, &s.owned, s.config))),
+    ("job-controller", "job-controller", |s| s.run(job::Orphans::new(s.caches, &s.owned, s.client()))),
+    ("ttl-after-finished-controller", "ttl-after-finished-controller", |s| s.run(ttlafterfinished::Finished::new(s.caches, s.config))),
     ("cronjob-controller", "cronjob-controller", |s| s.run(cronjob::CronJobs::new(s.caches))),
     ("endpoint-controller", "endpoint-controller", |s| s.run(endpoints::Endpoints::new(s.caches, &s.selected))),
     ("endpointslice-controller", "endpoint-slice-controller", |s| s.run(endpointslice::EndpointSlices::new(s.caches, &s.selected))),

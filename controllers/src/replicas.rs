@@ -279,7 +279,7 @@ pub fn delete<K: Object>(set: &K, pod: &Pod) -> Vec<Action> {
 }
 
 /// Five characters of upstream's alphabet (no vowels, no look-alikes): apimachinery `pkg/util/rand`.
-fn suffix(random: u64) -> String {
+pub fn suffix(random: u64) -> String {
     const ALPHABET: &[u8; 27] = b"bcdfghjklmnpqrstvwxz2456789";
     // A multiplicative hash spreads neighbouring numbers.
     let mut left = (random.wrapping_mul(0x9E37_79B9_7F4A_7C15)) >> 20;

@@ -6,6 +6,7 @@ use api::{
     k8s::{
         api::{
             apps::v1::{Deployment, ReplicaSet},
+            batch::v1::Job,
             coordination::v1::Lease,
             core::v1::{Namespace, Node, ResourceQuota, Service},
             discovery::v1::{Endpoint, EndpointSlice},
@@ -130,6 +131,9 @@ impl World {
         caches.of::<Service>().feed(of(service), false);
         let quota = json!({"metadata": named("all", "quota"), "spec": {"hard": {"pods": "1000000", "requests.cpu": "1k"}}});
         caches.of::<ResourceQuota>().feed(of(quota), false);
+        let template = json!({"metadata": {"labels": {"job": "sum"}}, "spec": {"containers": []}});
+        let spec = json!({"parallelism": 1, "completions": 5, "selector": {"matchLabels": {"job": "sum"}}, "template": template});
+        caches.of::<Job>().feed(of(json!({"metadata": named("sum", "job"), "spec": spec})), false);
         let budget =
             json!({"metadata": named("web", "budget"), "spec": {"maxUnavailable": "10%", "selector": {"matchLabels": {"tier": "front"}}}});
         caches.of::<PodDisruptionBudget>().feed(of(budget), false);
@@ -184,6 +188,20 @@ impl World {
         let mut alone = (*self.pods.get(&api::Key::new(NAMESPACE, "alone-0")).unwrap()).clone();
         self.touch(&mut alone.metadata.resource_version);
         self.cost("a pod of nobody's changes", costs, |w| feed(&w.pods, alone)).await;
+        let mut ends = self.pod(FRONT, true);
+        ends.metadata.name = Some("job-0".into());
+        ends.metadata.uid = Some("job-0".into());
+        ends.metadata.finalizers = Some(vec!["batch.kubernetes.io/job-tracking".into()]);
+        let labels = Some([("job".to_owned(), "sum".to_owned())].into());
+        let mut owner = owner("Job", "sum", "job");
+        owner["apiVersion"] = "batch/v1".into();
+        let owner_references = Some(vec![of(owner)]);
+        ends.metadata.shared = Shared::new(SharedMeta { labels, owner_references, ..SharedMeta::default() });
+        self.cost("a pod of a Job runs", costs, |w| feed(&w.pods, ends.clone())).await;
+        self.touch(&mut ends.metadata.resource_version);
+        ends.status.as_mut().unwrap().phase = Some("Succeeded".into());
+        self.cost("a pod of a Job ends", costs, |w| feed(&w.pods, ends.clone())).await;
+        self.cost("a pod of a Job is gone", costs, |w| w.pods.feed(ends, true)).await;
         let (node, lease, slice) = (self.node("n1"), self.lease("n1"), self.slice(0));
         self.cost("a node reports", costs, |w| feed(&w.nodes, node)).await;
         self.cost("a lease is renewed", costs, |w| feed(&w.leases, lease)).await;

@@ -9,6 +9,8 @@ mod aboard;
 mod again;
 #[path = "walk/cluster.rs"]
 mod cluster;
+#[path = "walk/jobs.rs"]
+mod jobs;
 #[path = "walk/life.rs"]
 mod life;
 #[path = "walk/nodes.rs"]
@@ -59,6 +61,7 @@ const PODS: &[aboard::Topic] = &[
     ("replica-set", sets::replica_set),
     ("daemon-set", sets::daemon_set),
     ("stateful-set", sets::stateful_set),
+    ("job", jobs::job),
     ("rollout", rollouts::rollout),
     ("recreate", rollouts::recreate),
     ("surge", rollouts::surge),

@@ -63,6 +63,7 @@ pub struct Meta<'a> {
     pub is_deleting: bool,
     pub labels: Option<&'a BTreeMap<String, String>>,
     pub owner_references: &'a [OwnerReference],
+    pub finalizers: &'a [String],
 }
 
 impl<'a> From<&'a ObjectMeta> for Meta<'a> {
@@ -76,6 +77,7 @@ impl<'a> From<&'a ObjectMeta> for Meta<'a> {
             is_deleting: of.deletion_timestamp.is_some(),
             labels: of.labels.as_ref(),
             owner_references: of.owner_references.as_deref().unwrap_or_default(),
+            finalizers: of.finalizers.as_deref().unwrap_or_default(),
         }
     }
 }

@@ -38,6 +38,8 @@ pub(crate) type Spared = Box<dyn Fn(&GroupResource, &Key) -> bool + Send + Sync>
 #[derive(Default)]
 pub(crate) struct Acted {
     pub written: Written,
+    /// Objects that were made.
+    pub created: usize,
     pub failed: Vec<(Action, kube::Error)>,
 }
 
@@ -94,6 +96,7 @@ impl Act {
             match done {
                 Ok(write) => {
                     acted.written.extend(write);
+                    acted.created += usize::from(matches!(step.write, Action::Create { .. }));
                     step.told.iter().for_each(|told| self.tell(told));
                     at_once = (at_once + 1).min(AT_ONCE_MAX);
                 }

@@ -134,6 +134,12 @@ impl Action {
         Self::patch_at(object, format!("{}/status", path(object)), PatchType::Strategic, patch)
     }
 
+    /// As [`Action::patch`], without the finalizer, whichever others come or go meanwhile.
+    pub fn without_finalizer<K: Object>(object: &K, finalizer: &str) -> Self {
+        let patch = json!({"metadata": {"$deleteFromPrimitiveList/finalizers": [finalizer]}});
+        Self::patch_at(object, path(object), PatchType::Strategic, patch)
+    }
+
     fn patch_at<K: Object>(object: &K, path: String, form: PatchType, mut patch: Value) -> Self {
         if let Some(uid) = object.object_meta().uid {
             patch["metadata"]["uid"] = uid.into();
@@ -150,9 +156,15 @@ impl Action {
         Self::delete_with(object, json!({"propagationPolicy": format!("{propagation:?}")}))
     }
 
+    /// As it was seen, and not where it has changed since.
+    pub fn delete_unchanged<K: Object>(object: &K, propagation: Propagation) -> Self {
+        let preconditions = json!({"resourceVersion": object.object_meta().resource_version});
+        Self::delete_with(object, json!({"propagationPolicy": format!("{propagation:?}"), "preconditions": preconditions}))
+    }
+
     /// `options` is the rest of `DeleteOptions`, e.g. `{"gracePeriodSeconds": 0}`.
     pub fn delete_with<K: Object>(object: &K, mut options: Value) -> Self {
-        options["preconditions"] = json!({"uid": object.object_meta().uid});
+        options["preconditions"]["uid"] = json!(object.object_meta().uid);
         Self::Delete { resource: resource::<K>(), path: path(object), options }
     }
 

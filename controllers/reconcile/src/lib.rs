@@ -15,5 +15,5 @@ mod told;
 
 pub use action::{Action, PatchType, Plan, Propagation, reference};
 pub use ownership::{Claimed, Owner, claim, claim_if, controller_of};
-pub use runner::{Controller, Matters, Wake, own_key, run};
+pub use runner::{Controller, Done, Matters, Wake, own_key, run};
 pub use still::Still;

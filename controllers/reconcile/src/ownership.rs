@@ -19,6 +19,8 @@ pub struct Owner {
     pub selector: Labels,
     /// An owner that is being deleted adopts nothing.
     pub deleting: bool,
+    /// What is adopted gets it, and what is let go loses it.
+    pub finalizer: Option<&'static str>,
 }
 
 /// The outcome of a claim. Adopted objects count as owned from the next look on.
@@ -26,6 +28,8 @@ pub struct Owner {
 pub struct Claimed<K> {
     pub owned: Vec<Arc<K>>,
     pub actions: Vec<Action>,
+    /// Whether some are to be adopted.
+    pub adopts: bool,
 }
 
 impl Owner {
@@ -40,7 +44,7 @@ impl Owner {
             controller: Some(true),
             block_owner_deletion: Some(true),
         };
-        Some(Self { reference, selector, deleting: meta.is_deleting })
+        Some(Self { reference, selector, deleting: meta.is_deleting, finalizer: None })
     }
 }
 
@@ -51,7 +55,7 @@ pub fn claim<K: Object>(owner: &Owner, candidates: impl IntoIterator<Item = Arc<
 
 /// As [`claim`], where a selector does not say it all: what `is_member` denies does not match.
 pub fn claim_if<K: Object>(owner: &Owner, candidates: impl IntoIterator<Item = Arc<K>>, is_member: impl Fn(&K) -> bool) -> Claimed<K> {
-    let mut claimed = Claimed { owned: Vec::new(), actions: Vec::new() };
+    let mut claimed = Claimed { owned: Vec::new(), actions: Vec::new(), adopts: false };
     for object in steps::counted(candidates.into_iter()) {
         let meta = object.object_meta();
         let matches = owner.selector.matches(meta.labels) && is_member(&object);
@@ -61,7 +65,10 @@ pub fn claim_if<K: Object>(owner: &Owner, candidates: impl IntoIterator<Item = A
             Some(_) if owner.deleting => {}
             Some(_) => claimed.actions.push(release(owner, &*object)),
             None if !matches || owner.deleting || meta.is_deleting => {}
-            None => claimed.actions.push(adopt(owner, &*object)),
+            None => {
+                claimed.adopts = true;
+                claimed.actions.push(adopt(owner, &*object));
+            }
         }
     }
     claimed
@@ -75,17 +82,23 @@ pub fn controller_of<K: Object>(object: &K) -> Option<&OwnerReference> {
 fn adopt<K: Object>(owner: &Owner, object: &K) -> Action {
     let mut references = object.object_meta().owner_references.to_vec();
     references.push(owner.reference.clone());
-    with_references(object, &references)
+    with_references(object, &references, owner.finalizer.map(|own| (own, true)))
 }
 
 fn release<K: Object>(owner: &Owner, object: &K) -> Action {
     let kept: Vec<_> = object.object_meta().owner_references.iter().filter(|r| r.uid != owner.reference.uid).cloned().collect();
-    with_references(object, &kept)
+    with_references(object, &kept, owner.finalizer.map(|own| (own, false)))
 }
 
-/// A merge patch replaces the whole list: the revision guards what others put into it meanwhile.
-fn with_references<K: Object>(object: &K, references: &[OwnerReference]) -> Action {
-    Action::patch(object, json!({"metadata": {"ownerReferences": references, "resourceVersion": object.object_meta().resource_version}}))
+/// A merge patch replaces whole lists: the revision guards what others put into them meanwhile. With or without a finalizer, where one is named.
+fn with_references<K: Object>(object: &K, references: &[OwnerReference], finalizer: Option<(&str, bool)>) -> Action {
+    let meta = object.object_meta();
+    let mut metadata = json!({"ownerReferences": references, "resourceVersion": meta.resource_version});
+    if let Some((own, is_wanted)) = finalizer {
+        let others = meta.finalizers.iter().map(String::as_str).filter(|name| *name != own);
+        metadata["finalizers"] = others.chain(is_wanted.then_some(own)).collect();
+    }
+    Action::patch(object, json!({"metadata": metadata}))
 }
 
 #[cfg(test)]
@@ -117,5 +130,23 @@ mod tests {
         assert_eq!(claimed.actions.len(), 2, "b adopted, c released");
         let claimed = claim(&owner(true), pods);
         assert_eq!((claimed.owned.len(), claimed.actions.len()), (1, 0));
+    }
+
+    #[test]
+    fn a_finalizer_comes_and_goes_with_the_owner() {
+        let with = |finalizers: &[&str], pod: Arc<Pod>| {
+            let mut pod = Arc::unwrap_or_clone(pod);
+            pod.metadata.finalizers = Some(finalizers.iter().map(|name| (*name).to_owned()).collect());
+            Arc::new(pod)
+        };
+        let pods = [with(&["x"], pod("b", "web", None)), with(&["x", "own"], pod("c", "db", Some("mine")))];
+        let claimed = claim(&Owner { finalizer: Some("own"), ..owner(false) }, pods);
+        let lists = claimed.actions.iter().map(|action| {
+            let Action::Patch { patch, .. } = action else { panic!("{action:?}") };
+            patch["metadata"]["finalizers"].clone()
+        });
+        let lists: Vec<_> = lists.collect();
+        assert_eq!(lists, [json!(["x", "own"]), json!(["x"])]);
+        assert!(claimed.adopts);
     }
 }

@@ -17,6 +17,7 @@ use api::{
 use client::{Cache, Object, Recorder, kube};
 use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use parking_lot::Mutex;
+use tokio::time::Instant;
 use tokio_util::time::{DelayQueue, delay_queue};
 
 use crate::{
@@ -65,11 +66,24 @@ pub trait Controller: Send + Sync + 'static {
         0
     }
 
+    /// Told how a run ended: for what is remembered or counted, not for what is to be done.
+    fn ran(&self, _key: &Key, _world: &Self::World, _done: &Done<'_>) {}
+
     /// Told of an action that was refused or failed, unless what it was about is gone or going; the key is tried again. What it gives back
     /// is told to the user.
     fn failed(&self, _key: &Key, _action: &Action, _error: &kube::Error) -> Option<Action> {
         None
     }
+}
+
+/// What came of a run.
+#[derive(Clone, Copy, Debug)]
+pub struct Done<'a> {
+    pub took: Duration,
+    /// Objects that were made.
+    pub created: usize,
+    /// What was not carried out; what stands behind the first of these was not begun.
+    pub failed: &'a [(Action, kube::Error)],
 }
 
 /// Where a controller registers what wakes it.
@@ -266,10 +280,15 @@ impl<C: Controller> Runner<C> {
     }
 
     async fn once(&self, key: &Key) -> Ran {
+        let began = Instant::now();
         let world = self.this.observe(key).await;
         let rest = world.as_ref().map_or(Duration::ZERO, |world| rest_of(self.this.weight(world)));
-        let plan = world.map_or_else(Plan::rest, |world| self.this.plan(&world, key));
-        let Acted { written, failed } = self.act.all(plan.actions).await;
+        let plan = world.as_ref().map_or_else(Plan::rest, |world| self.this.plan(world, key));
+        let Acted { written, created, failed } = self.act.all(plan.actions).await;
+        if let Some(world) = &world {
+            self.this.ran(key, world, &Done { took: began.elapsed(), created, failed: &failed });
+        }
+        drop(world);
         for (action, error) in failed.iter().filter(|(_, error)| !is_moot(error)) {
             if let Some(told) = self.this.failed(key, action, error) {
                 self.act.tell(&told);

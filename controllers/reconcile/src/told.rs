@@ -57,7 +57,7 @@ static LONGEST: Family = Family::gauge(
 static RETRIES: Family = Family::counter("workqueue_retries_total", "[BETA] Total number of retries handled by workqueue", &["name"]);
 
 /// Upstream's names of queues, where they are not the controller's with `_`.
-const NAMES: [(&str, &str); 16] = [
+const NAMES: [(&str, &str); 17] = [
     ("certificatesigningrequest-approving-controller", "certificate"),
     ("certificatesigningrequest-cleaner-controller", "certificate_cleaner"),
     ("certificatesigningrequest-signing-controller", "certificate_signer"),
@@ -74,6 +74,7 @@ const NAMES: [(&str, &str); 16] = [
     ("replication-controller", "replicationmanager"),
     ("resourcequota-controller", "resourcequota_primary"),
     ("stale-disruption-controller", "stale_pod_disruption"),
+    ("ttl-after-finished-controller", "ttl_jobs_to_delete"),
 ];
 
 /// The series of one queue.

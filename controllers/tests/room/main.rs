@@ -1,6 +1,7 @@
 //! Controllers beside the real API server over the memory store: garbage when it cannot learn what the server serves, conditions of pods that go,
-//! machines that join, quotas, DaemonSets and StatefulSets.
+//! machines that join, quotas, DaemonSets, StatefulSets and Jobs.
 
+mod jobs;
 mod joining;
 mod quota;
 mod sets;

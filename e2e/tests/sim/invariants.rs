@@ -13,7 +13,7 @@ use serde_json::Value;
 use store::{Entry, Event, Range, Rev, Store, faulty::Faulty};
 use tokio::time::Instant;
 
-use crate::{house::House, losses::Losses, nodes, sets::Ready};
+use crate::{house::House, jobs::Ends, losses::Losses, nodes, sets::Ready};
 
 /// How old a view a controller may act upon: its watch may be cut, its request late, and it backs off in between.
 pub const STALE: Duration = Duration::from_secs(60);
@@ -34,6 +34,7 @@ pub struct State {
     pub pods_fail: bool,
     pub ready: Ready,
     pub losses: Losses,
+    ends: Ends,
 }
 
 pub struct Stored {
@@ -57,6 +58,7 @@ pub async fn watch(house: &House, pods_fail: bool) -> Watched {
         pods_fail,
         ready: Ready::default(),
         losses: Losses::default(),
+        ends: Ends::default(),
     }));
     let watched = state.clone();
     house.group.spawn(async move {
@@ -136,6 +138,7 @@ impl State {
         }
         match resource(key) {
             "pods" => self.pod(old, new),
+            "jobs" => self.broken.extend(self.ends.job(old, new)),
             "deployments" => self.deployment(new),
             _ => {}
         }
@@ -161,6 +164,7 @@ impl State {
     }
 
     fn pod(&mut self, old: Option<&Value>, new: &Value) {
+        self.ends.pod(new);
         let node = text(new, "/spec/nodeName");
         let same = old.is_some_and(|o| text(o, "/metadata/uid") == text(new, "/metadata/uid"));
         let was = old.filter(|_| same).map_or("", |o| text(o, "/spec/nodeName"));

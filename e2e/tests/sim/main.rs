@@ -7,6 +7,7 @@
 mod families;
 mod house;
 mod invariants;
+mod jobs;
 mod losses;
 mod nodes;
 mod odd;

@@ -169,9 +169,8 @@ impl Hollow {
                 self.lives.insert(uid, Life { stage: Stage::Stopping, due });
             }
         } else if !self.lives.contains_key(&uid) {
-            let over = matches!(pod.status.as_ref().and_then(|s| s.phase.as_deref()), Some("Failed" | "Succeeded"));
             let due = self.soon(200, 5000);
-            self.lives.insert(uid, Life { stage: if over { Stage::Over } else { Stage::Starting }, due });
+            self.lives.insert(uid, Life { stage: if is_over(pod) { Stage::Over } else { Stage::Starting }, due });
         } else if !is_ready(pod) && self.lives.get(&uid).is_some_and(|life| life.stage == Stage::Ready) {
             // Somebody took it for unready while we were silent: as any node agent, we say again what is.
             let due = self.soon(200, 5000);
@@ -184,6 +183,14 @@ impl Hollow {
         let uid = pod.uid();
         let status = match stage {
             Stage::Stopping => {
+                // As any node agent does: a Job waits for a pod to say how it ended.
+                if is_of_job(pod) && !is_over(pod) {
+                    let failed = json!({"metadata": {"uid": uid}, "status": {"phase": "Failed", "conditions": conditions(false)}});
+                    match self.asker.ask("PATCH", &format!("{path}/status"), &failed).await {
+                        Ok(_) | Err((404 | 409, _)) => {}
+                        Err(other) => return Err(other),
+                    }
+                }
                 let options = json!({"gracePeriodSeconds": 0, "preconditions": {"uid": uid}});
                 return match self.asker.ask("DELETE", &path, &options).await {
                     Err((404 | 409, _)) => Ok(()),
@@ -195,19 +202,20 @@ impl Hollow {
                 let ip = pod.status.as_ref().and_then(|s| s.pod_ip.clone()).unwrap_or_else(|| self.ip());
                 json!({"phase": "Running", "podIP": ip, "podIPs": [{"ip": ip}], "startTime": rfc3339(Timestamp::now()), "conditions": conditions(true)})
             }
+            Stage::Ready if is_of_job(pod) => json!({"phase": "Succeeded", "conditions": conditions(false)}),
             Stage::Ready if self.unlucky(4) => json!({"conditions": conditions(false)}),
             Stage::Ready | Stage::Over => return Ok(()),
         };
-        let failed = status["phase"] == "Failed";
+        let ends = status["phase"] == "Failed" || status["phase"] == "Succeeded";
         let became_unready = stage == Stage::Ready;
         match self.asker.ask("PATCH", &format!("{path}/status"), &json!({"metadata": {"uid": uid}, "status": status})).await {
             Err((404 | 409, _)) => return Ok(()),
             done => done?,
         };
-        if (failed || became_unready)
+        if (ends || became_unready)
             && let Some(life) = uid.and_then(|uid| self.lives.get_mut(&uid))
         {
-            life.stage = if failed { Stage::Over } else { Stage::Unready };
+            life.stage = if ends { Stage::Over } else { Stage::Unready };
         }
         Ok(())
     }
@@ -236,6 +244,14 @@ impl Hollow {
         self.next_ip += 1;
         format!("10.{}.{}.{}", 100 + self.number, self.next_ip / 250, 1 + self.next_ip % 250)
     }
+}
+
+fn is_over(pod: &Pod) -> bool {
+    matches!(pod.status.as_ref().and_then(|s| s.phase.as_deref()), Some("Failed" | "Succeeded"))
+}
+
+fn is_of_job(pod: &Pod) -> bool {
+    pod.metadata.owner_references.iter().flatten().any(|owner| owner.kind == "Job")
 }
 
 fn is_ready(pod: &Pod) -> bool {

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::{
     invariants::{State, controls, is_active, is_over, is_ready, text},
-    losses, sets,
+    jobs, losses, sets,
 };
 
 /// All that has not converged.
@@ -22,6 +22,9 @@ pub fn unsettled(state: &State) -> Vec<String> {
     }
     for set in state.of("replicasets", "").filter(|set| !state.of("deployments", "").any(|d| controls(d, set))) {
         left.push(format!("replica set {} has no deployment", name(set)));
+    }
+    for job in state.of("jobs", "") {
+        left.extend(jobs::unsettled(job).map(|why| format!("job {}: {why}", name(job))));
     }
     for service in state.of("services/specs", "") {
         left.extend(of_service(state, service).map(|why| format!("service {}: {why}", name(service))));
@@ -55,6 +58,10 @@ fn of_deployment(state: &State, deployment: &Value) -> Option<String> {
 fn of_pod(state: &State, pod: &Value) -> Option<String> {
     if !text(pod, "/metadata/deletionTimestamp").is_empty() {
         return Some("being deleted".into());
+    }
+    if let Some(job) = state.of("jobs", "").find(|job| controls(job, pod)) {
+        let is_held = pod.pointer("/metadata/finalizers").is_some();
+        return (jobs::is_over(job) && (is_held || !is_over(pod))).then(|| format!("its job is over: {}", pod["status"]));
     }
     let owners = ["replicasets", "statefulsets", "daemonsets"];
     if !owners.iter().any(|plural| state.of(plural, "").any(|set| controls(set, pod))) {

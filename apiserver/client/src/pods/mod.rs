@@ -128,11 +128,13 @@ pub struct Volume {
 
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct PodStatus {
-    /// Only those of [`CONDITIONS`].
+    /// Only those of [`CONDITIONS`]; of a pod that failed all.
     pub conditions: Option<Vec<PodCondition>>,
     pub container_statuses: Option<Box<[ContainerStatus]>>,
     /// See [`Pod::exits`]. A pointer, for most pods have none.
     pub exits: Option<Box<Exits>>,
+    /// Of all init containers together.
+    pub init_restarts: i32,
     pub nominated_node_name: Option<String>,
     pub phase: Option<String>,
     pub pod_ip: Option<String>,
@@ -264,6 +266,7 @@ impl<'a> From<&'a PodMeta> for Meta<'a> {
             is_deleting: of.deletion_timestamp.is_some(),
             labels: of.labels.as_ref(),
             owner_references: of.owner_references.as_deref().unwrap_or_default(),
+            finalizers: of.finalizers.as_deref().unwrap_or_default(),
         }
     }
 }

@@ -13,6 +13,7 @@ pub struct Exit {
     pub container: Box<str>,
     pub role: Role,
     pub code: i32,
+    pub finished_at: Option<Time>,
 }
 
 /// One pointer to all of them.
@@ -66,6 +67,7 @@ struct State {
 #[serde(rename_all = "camelCase")]
 struct Terminated {
     exit_code: Option<i32>,
+    finished_at: Option<Time>,
 }
 
 impl<'de> Deserialize<'de> for PodStatus {
@@ -79,11 +81,16 @@ impl From<Wire<'_>> for PodStatus {
         let (main, init) = (wire.container_statuses, wire.init_container_statuses);
         let mut exits: Vec<Exit> = main.iter().flatten().filter_map(|c| c.exit(Role::Main)).collect();
         exits.extend(init.iter().flatten().filter_map(|c| c.exit(Role::Init)));
-        let kept = |c: WireContainer<'_>| ContainerStatus { restart_count: c.restart_count.unwrap_or(0) };
+        let restarts = |c: &WireContainer<'_>| c.restart_count.unwrap_or(0);
+        let init_restarts = init.iter().flatten().fold(0, |sum: i32, c| sum.saturating_add(restarts(c)));
+        let kept = |c: WireContainer<'_>| ContainerStatus { restart_count: restarts(&c) };
+        // Why a pod failed may be told by a condition of any type.
+        let is_failed = wire.phase.as_deref() == Some("Failed");
         Self {
-            conditions: wire.conditions.map(of_interest),
+            conditions: wire.conditions.map(|all| if is_failed { all } else { of_interest(all) }),
             container_statuses: main.map(|all| all.into_iter().map(kept).collect()),
             exits: (!exits.is_empty()).then(|| Box::new(Exits(exits.into()))),
+            init_restarts,
             nominated_node_name: wire.nominated_node_name,
             phase: wire.phase,
             pod_ip: wire.pod_ip,
@@ -97,7 +104,7 @@ impl WireContainer<'_> {
     fn exit(&self, role: Role) -> Option<Exit> {
         let terminated = self.state.as_ref()?.terminated.as_ref()?;
         let container = self.name.as_ref().map_or("", |name| &name.0).into();
-        Some(Exit { container, role, code: terminated.exit_code.unwrap_or(0) })
+        Some(Exit { container, role, code: terminated.exit_code.unwrap_or(0), finished_at: terminated.finished_at.clone() })
     }
 }
 

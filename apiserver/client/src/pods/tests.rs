@@ -116,13 +116,29 @@ fn what_ended_is_told_and_what_runs_takes_no_room() {
         |name: &str, code: Value| json!({"name": name, "restartCount": 1, "state": {"terminated": {"exitCode": code, "reason": "Error"}}});
     let waits = json!({"name": "w", "state": {"waiting": {}}, "lastState": {"terminated": {"exitCode": 1}}});
     said["status"]["containerStatuses"] = json!([ended("c", 137.into()), waits, ended("\u{e9}\n", Value::Null)]);
-    said["status"]["initContainerStatuses"] = json!([ended("i", 0.into())]);
+    said["status"]["initContainerStatuses"] = json!([ended("i", 0.into()), {"name": "j", "restartCount": 4}]);
+    said["status"]["containerStatuses"][0]["state"]["terminated"]["finishedAt"] = "2026-01-01T00:00:00Z".into();
     // As text, and as a value that is taken apart: names are borrowed in one, and owned in the other.
     for kept in [read(&said), serde_json::from_value(said.clone()).unwrap()] {
         let exits: Vec<_> = kept.exits().iter().map(|exit| (&*exit.container, exit.role, exit.code)).collect();
         assert_eq!(exits, [("c", Role::Main, 137), ("\u{e9}\n", Role::Main, 0), ("i", Role::Init, 0)]);
+        let ends: Vec<bool> = kept.exits().iter().map(|exit| exit.finished_at.is_some()).collect();
+        assert_eq!((ends, kept.status.as_ref().unwrap().init_restarts), (vec![true, false, false], 5));
         assert_eq!(kept.spec.unwrap().containers.iter().map(|c| c.name.as_str()).collect::<Vec<_>>(), ["c"]);
     }
+}
+
+#[test]
+fn of_a_pod_that_failed_all_conditions_are_kept() {
+    let mut said = pod("a", "n");
+    let kinds = |said: &Value| -> Vec<String> {
+        let status = read(said).status.unwrap();
+        status.conditions.into_iter().flatten().map(|condition| condition.type_).collect()
+    };
+    said["status"]["conditions"] = json!([{"type": "Ready", "status": "False"}, {"type": "ConfigIssue", "status": "True"}]);
+    assert_eq!(kinds(&said), ["Ready"]);
+    said["status"]["phase"] = "Failed".into();
+    assert_eq!(kinds(&said), ["Ready", "ConfigIssue"]);
 }
 
 #[test]

@@ -182,7 +182,7 @@ fn claims_in_view(set: &StatefulSet, pods: &[Arc<Pod>]) -> Vec<String> {
         return Vec::new();
     }
     let there: BTreeSet<i64> = pods.iter().filter(|pod| identity::is_member(set, pod)).filter_map(|pod| identity::ordinal(pod)).collect();
-    let most = if set.spec.as_ref().is_some_and(is_parallel) { BURST } else { 1 };
+    let most = if set.spec.as_ref().is_some_and(is_parallel) { pods_at_once(set) } else { 1 };
     let missing: Vec<i64> = ordinals(set).filter(|ordinal| !there.contains(ordinal)).take(most).collect();
     let all = there.into_iter().chain(missing);
     all.flat_map(|ordinal| templates.iter().map(move |template| claims::claim_name(set, template, ordinal))).collect()
@@ -201,6 +201,11 @@ fn selector(set: &StatefulSet) -> Option<Labels> {
 
 fn strategy(spec: &StatefulSetSpec) -> &str {
     spec.update_strategy.as_ref().and_then(|strategy| strategy.type_.as_deref()).unwrap_or("RollingUpdate")
+}
+
+/// How many pods one run makes, so that their claims are no more than that either.
+fn pods_at_once(set: &StatefulSet) -> usize {
+    (BURST / claims::templates(set).len().max(1)).max(1)
 }
 
 /// `allowsBurst`

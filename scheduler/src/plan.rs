@@ -152,6 +152,9 @@ fn best_group(cycle: &Cycle<'_>, place: usize, questions: &[Question], random: u
 
 /// One with the highest score; all of `nodes` fit.
 fn best(cycle: &Cycle<'_>, nodes: &[Slot], random: u64) -> Option<Slot> {
+    if let [only] = nodes {
+        return Some(*only);
+    }
     let totals = totals(cycle, nodes);
     let top = totals.iter().copied().max()?;
     let equal = totals.iter().filter(|t| **t == top).count();

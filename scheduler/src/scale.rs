@@ -72,6 +72,19 @@ impl TestCluster {
         let bound = self.pod("new", Some(&chosen));
         cost("it shows itself bound", &mut || self.state.pod_changed(Some(&waits), Some(&bound)));
         cost("it changes", &mut || self.state.pod_changed(Some(&bound), Some(&bound)));
+        let pinned = self.pinned(self.count - 1, "10m");
+        cost("a pod that names its node gets it", &mut || {
+            self.state.pod_changed(None, Some(&pinned));
+            chosen = self.decide().expect("there is room");
+        });
+        assert_eq!(chosen, format!("n{}", self.count - 1));
+        self.state.pod_changed(Some(&pinned), None);
+        let full = self.pinned(self.count - 2, "100");
+        cost("a pod that names its node does not fit there", &mut || {
+            self.state.pod_changed(None, Some(&full));
+            assert_eq!(self.decide(), None);
+        });
+        self.state.pod_changed(Some(&full), None);
         let large = self.large(self.count);
         cost("a pod fits nowhere", &mut || {
             self.state.pod_changed(None, Some(&large));
@@ -132,6 +145,16 @@ impl TestCluster {
         let constraint = json!({"maxSkew": 1, "topologyKey": "topology.kubernetes.io/zone", "whenUnsatisfiable": "DoNotSchedule", "labelSelector": {"matchLabels": labels}});
         let metadata = json!({"name": name, "uid": name, "labels": labels});
         pod(&json!({"metadata": metadata, "spec": {"nodeName": node, "topologySpreadConstraints": [constraint]}})).pod
+    }
+
+    /// As a `DaemonSet` makes it.
+    fn pinned(&self, node: usize, cpu: &str) -> Arc<Pod> {
+        let term = json!({"matchFields": [{"key": "metadata.name", "operator": "In", "values": [format!("n{node}")]}]});
+        let affinity = json!({"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [term]}}});
+        let name = format!("pinned-{node}");
+        pod(&json!({"metadata": {"name": name, "uid": name, "labels": {"app": "web"}},
+            "spec": {"affinity": affinity, "containers": [{"name": "c", "resources": {"requests": {"cpu": cpu}}}]}}))
+        .pod
     }
 
     fn large(&self, number: usize) -> Arc<Pod> {

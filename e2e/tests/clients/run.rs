@@ -1,12 +1,15 @@
 //! A command line of a client -> its end within a bound, and what it said.
 
-use std::{path::PathBuf, process::Stdio, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, process::Stdio, time::Duration};
 
 use e2e::{Server, root, tools};
+use serde_json::json;
 use tokio::process::{Child, Command};
 
 /// A command that has not ended by then has failed.
 const COMMAND_BOUND: Duration = Duration::from_secs(180);
+/// Forty seconds on two idle cores.
+const BUILD_BOUND: Duration = Duration::from_secs(900);
 
 /// The programs, all of which talk to one server.
 pub struct Clients {
@@ -44,6 +47,33 @@ impl Clients {
         let errors = log.try_clone().expect("a descriptor can be doubled");
         let mut command = self.command("python");
         command.args(args).stdout(log).stderr(errors).spawn().expect("python starts")
+    }
+
+    /// The program in Go, built from client-go as Debian has it. Nothing is compiled that was before.
+    pub async fn gopher(&self) -> Command {
+        let (go, ours) = (tools().join("go"), root().join("e2e/tests/clients/go"));
+        let theirs = go.join("usr/share/gocode/src/k8s.io/client-go");
+        let kept = ["kubernetes/clientset.go", "kubernetes/scheme/register.go"].map(|path| (theirs.join(path), ours.join(path)));
+        // It would want all the groups.
+        let left_out = (theirs.join("tools/leaderelection/leasecandidate.go"), PathBuf::new());
+        let replace: BTreeMap<PathBuf, PathBuf> = kept.into_iter().chain([left_out]).collect();
+        let (overlay, program) = (go.join("overlay.json"), go.join("drive"));
+        std::fs::write(&overlay, json!({"Replace": replace}).to_string()).expect("a folder of our own");
+        let root = go.join("usr/lib/go");
+        let mut build = Command::new(root.join("bin/go"));
+        build
+            .args(["build", "-p", "2", "-gcflags=all=-N -l -dwarf=false", "-ldflags=-s -w", "-overlay"])
+            .arg(overlay)
+            .arg("-o")
+            .arg(&program);
+        build.arg(ours.join("drive.go")).env("GOROOT", root).env("GOPATH", go.join("usr/share/gocode")).env("GOCACHE", go.join("cache"));
+        build.envs([("GO111MODULE", "off"), ("GOFLAGS", ""), ("GOTOOLCHAIN", "local"), ("CGO_ENABLED", "0")]).env("HOME", &self.home);
+        let built = tokio::time::timeout(BUILD_BOUND, build.kill_on_drop(true).output()).await.expect("it is built in time");
+        let built = built.unwrap_or_else(|e| panic!("{}: {e}: run `deploy/setup.sh test`", go.display()));
+        assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+        let mut command = Command::new(program);
+        command.env("KUBECONFIG", &self.kubeconfig).kill_on_drop(true);
+        command
     }
 
     pub fn operator_log(&self) -> PathBuf {

@@ -21,7 +21,7 @@ use api::{
             node::v1::RuntimeClass,
             policy::v1::PodDisruptionBudget,
             rbac::v1::ClusterRole,
-            storage::v1::VolumeAttributesClass,
+            storage::v1::{StorageClass, VolumeAttributesClass},
         },
         apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
     },
@@ -160,6 +160,7 @@ objects![
     Service => Service,
     ServiceAccount => ServiceAccount,
     ServiceCIDR => ServiceCIDR,
+    StorageClass => StorageClass,
     VolumeAttributesClass => VolumeAttributesClass,
     pods::Pod => Pod,
 ];

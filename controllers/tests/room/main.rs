@@ -1,8 +1,9 @@
 //! Controllers beside the real API server over the memory store: garbage when it cannot learn what the server serves, conditions of pods that go,
-//! machines that join, quotas.
+//! machines that join, quotas, claims and volumes.
 
 mod joining;
 mod quota;
+mod storage;
 
 use std::{
     convert::Infallible,

@@ -13,7 +13,7 @@ use serde_json::Value;
 use store::{Entry, Event, Range, Rev, Store, faulty::Faulty};
 use tokio::time::Instant;
 
-use crate::{house::House, losses::Losses, nodes};
+use crate::{house::House, losses::Losses, nodes, storage};
 
 /// How old a view a controller may act upon: its watch may be cut, its request late, and it backs off in between.
 pub const STALE: Duration = Duration::from_secs(60);
@@ -135,6 +135,10 @@ impl State {
         match resource(key) {
             "pods" => self.pod(old, new),
             "deployments" => self.deployment(new),
+            "persistentvolumeclaims" => {
+                let broken = storage::claim(self, old, new);
+                self.broken.extend(broken);
+            }
             _ => {}
         }
     }
@@ -151,6 +155,10 @@ impl State {
             }
             "deployments" => drop(self.floors.remove(text(old, "/metadata/uid"))),
             "pods" => self.floor_of(old),
+            "persistentvolumes" => {
+                let broken = storage::volume_gone(self, old);
+                self.broken.extend(broken);
+            }
             _ => {}
         }
     }

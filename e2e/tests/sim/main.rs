@@ -13,6 +13,7 @@ mod odd;
 mod servers;
 mod settle;
 mod steady;
+mod storage;
 mod story;
 mod user;
 

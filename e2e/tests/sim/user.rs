@@ -70,6 +70,9 @@ impl User {
         if self.random.random_ratio(1, 6) {
             return self.family(namespace).await;
         }
+        if self.random.random_ratio(1, 8) {
+            return self.storage(namespace).await;
+        }
         if self.manners == Manners::Wild && self.random.random_ratio(1, 10) {
             return self.trouble(house, nodes).await;
         }
@@ -271,7 +274,7 @@ impl User {
         self.delete(&format!("/api/v1/namespaces/{name}"), &format!("/registry/namespaces/{name}")).await;
     }
 
-    async fn delete(&mut self, path: &str, key: &str) {
+    pub async fn delete(&mut self, path: &str, key: &str) {
         self.watched.lock().may_go(key);
         let policy = if self.random.random_ratio(1, 3) { "Foreground" } else { "Background" };
         let done = self.asker.ask("DELETE", path, &json!({"propagationPolicy": policy})).await;

@@ -150,7 +150,8 @@ pub struct ServerFlags {
     /// How long the certificates of nodes and users last that the cluster signs (certificates.k8s.io), unless they ask for less
     #[arg(long, value_name = "TIME", default_value = "8760h", value_parser = nodes::time)]
     pub cluster_signing_duration: Duration,
-    /// What is built in and is not wanted: metrics-server (the resource metrics of `kubectl top`, metrics.k8s.io), where another is installed by Helm, say
+    /// What is built in and is not wanted: metrics-server (the resource metrics of `kubectl top`, metrics.k8s.io), where another is installed by Helm, say;
+    /// local-storage (the StorageClass skiff-local)
     #[arg(long, value_name = "WHAT,...", value_delimiter = ',')]
     pub disable: Vec<Addon>,
     #[command(flatten)]
@@ -178,6 +179,7 @@ pub struct ServerFlags {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Addon {
     MetricsServer,
+    LocalStorage,
 }
 
 #[derive(Args, Clone, Debug)]

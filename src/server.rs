@@ -180,7 +180,7 @@ impl Control {
             Self { group, audit, dirs, certs, admin, reached, engine, front, store, leading, endpoint_leases, health, delay, _lock: lock };
         Box::pin(auth::bootstrap(&control.engine)).await?;
         Box::pin(control.publish(flags, &config, has_etcd)).await?;
-        Box::pin(manifests::apply(&control.engine, cluster_dns(&config))).await?;
+        Box::pin(manifests::apply(&control.engine, cluster_dns(&config), !flags.disable.contains(&Addon::LocalStorage))).await?;
         Box::pin(control.welcome(agent_token.as_ref(), flags, &config)).await?;
         started.done();
         let rooms = control.rooms(flags, &config, advertised);

@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use api::steps;
+use api::{Key, steps};
 use client::{Cache, Object, pods::Pod};
 use parking_lot::RwLock;
 
@@ -121,6 +121,25 @@ pub type ByNode = Index<Pod, String>;
 
 pub fn by_node(cache: &Cache<Pod>) -> ByNode {
     Index::new(cache, |pod| vec![pod.spec.as_ref().and_then(|s| s.node_name.clone()).unwrap_or_default()])
+}
+
+/// Pods by the claims that their volumes may be.
+pub type ByClaim = Index<Pod, Key>;
+
+pub fn by_claim(cache: &Cache<Pod>) -> ByClaim {
+    Index::new(cache, claims_of)
+}
+
+/// Those that a pod's volumes name, and those that are made for it.
+pub fn claims_of(pod: &Pod) -> Vec<Key> {
+    let meta = pod.object_meta();
+    let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+    let named = volumes.filter_map(|volume| match (&volume.persistent_volume_claim, &volume.ephemeral) {
+        (Some(claim), _) => Some(claim.claim_name.clone()),
+        (None, Some(_)) => Some(format!("{}-{}", meta.name, volume.name)),
+        (None, None) => None,
+    });
+    named.map(|name| Key::new(meta.namespace, &name)).collect()
 }
 
 fn change<K: Object, P: Eq + Hash>(sets: &mut Sets<K, P>, places: fn(&K) -> Vec<P>, old: Option<&Arc<K>>, new: Option<&Arc<K>>) {

@@ -13,10 +13,12 @@ mod doomed;
 mod endpoints;
 mod endpointslice;
 mod endpointslicemirroring;
+mod ephemeral;
 mod garbage;
 mod index;
 mod job;
 mod lasted;
+mod localstorage;
 mod members;
 mod namespace;
 mod namespaces;
@@ -25,6 +27,7 @@ mod nodelifecycle;
 mod nodenews;
 mod nodettl;
 mod owned;
+mod persistentvolume;
 mod podgc;
 mod protection;
 mod replicas;
@@ -94,6 +97,8 @@ pub struct Start<'a> {
     owned: owned::Owned,
     selected: Arc<services::Selected>,
     on_node: index::ByNode,
+    users: index::ByClaim,
+    shelf: persistentvolume::Shelf,
     /// What the garbage collector watches is told from there.
     census: census::Census,
     #[cfg(test)]
@@ -130,7 +135,13 @@ const TABLE: &[Row] = &[
     ("ttl-controller", "ttl-controller", |s| s.run(nodettl::NodeTtl::new(s.caches))),
     ("node-controller", "taint-eviction-controller", |s| s.run(tainteviction::TaintEviction::new(s.caches, &s.on_node))),
     ("pod-garbage-collector", "pod-garbage-collector", |s| s.run(podgc::PodGc::new(s.caches, &s.on_node, s.client(), s.config))),
-    ("pvc-protection-controller", "pvc-protection-controller", |s| s.run(protection::Claims::new(s.caches, s.client()))),
+    ("persistent-volume-binder", "persistentvolume-controller", |s| {
+        s.run(persistentvolume::Claims::new(s.caches, &s.shelf, &s.users, s.client()))
+    }),
+    ("persistent-volume-binder", "persistentvolume-controller", |s| s.run(persistentvolume::Volumes::new(s.caches, &s.shelf, s.client()))),
+    ("persistent-volume-binder", "skiff.dev/local", |s| s.run(localstorage::LocalStorage::new(s.caches))),
+    ("ephemeral-volume-controller", "ephemeral_volume", |s| s.run(ephemeral::Ephemeral::new(s.caches))),
+    ("pvc-protection-controller", "pvc-protection-controller", |s| s.run(protection::Claims::new(s.caches, &s.users, s.client()))),
     ("pv-protection-controller", "pv-protection-controller", |s| s.run(protection::Volumes::new(s.caches))),
     ("volumeattributesclass-protection-controller", "vac-protection-controller", |s| s.run(protection::Classes::new(s.caches))),
     ("service-account-controller", "serviceaccount-controller", |s| s.run(serviceaccount::ServiceAccounts::new(s.caches))),
@@ -153,7 +164,8 @@ const TABLE: &[Row] = &[
 /// Starts every controller of the table in `group`.
 pub fn start(config: &Config, caches: &Caches, clients: ClientFor<'_>, group: &Group) {
     let (owned, selected) = (owned::Owned::new(&caches.of()), Arc::new(services::Selected::new(caches)));
-    let on_node = index::by_node(&caches.of());
+    let (on_node, users) = (index::by_node(&caches.of()), index::by_claim(&caches.of()));
+    let shelf = persistentvolume::Shelf::of(&caches.of(), &caches.of());
     let start = Start {
         config,
         caches,
@@ -162,6 +174,8 @@ pub fn start(config: &Config, caches: &Caches, clients: ClientFor<'_>, group: &G
         owned,
         selected,
         on_node,
+        users,
+        shelf,
         census: census::Census::default(),
         #[cfg(test)]
         stills: None,

@@ -21,7 +21,10 @@ use serde::Serialize;
 use serde_json::Value;
 use tokio::{sync::Mutex, time::timeout};
 
-use crate::{catalog, index::Index};
+use crate::{
+    catalog,
+    index::{ByClaim, claims_of},
+};
 
 const OF_CLAIMS: &str = "kubernetes.io/pvc-protection";
 const OF_VOLUMES: &str = "kubernetes.io/pv-protection";
@@ -33,8 +36,7 @@ const LIST_AGAIN: Duration = Duration::from_secs(5);
 pub struct Claims {
     claims: Cache<PersistentVolumeClaim>,
     pods: Cache<Pod>,
-    /// Pods by the claims that their volumes may be.
-    users: Index<Pod, Key>,
+    users: ByClaim,
     client: kube::Client,
     /// What the server told last where the cache might not know all pods: many claims that go together are asked about once.
     told: Mutex<Option<Told>>,
@@ -67,9 +69,8 @@ pub struct World<K> {
 
 impl Claims {
     /// `client` lists pods.
-    pub fn new(caches: &Caches, client: kube::Client) -> Self {
-        let pods: Cache<Pod> = caches.of();
-        Self { claims: caches.of(), users: Index::new(&pods, claims_of), pods, client, told: Mutex::default() }
+    pub fn new(caches: &Caches, users: &ByClaim, client: kube::Client) -> Self {
+        Self { claims: caches.of(), users: users.clone(), pods: caches.of(), client, told: Mutex::default() }
     }
 
     /// Whether a pod that the cache may not show yet uses a claim that is to go. One that came after the claim was to go is not scheduled with it.
@@ -227,18 +228,6 @@ fn is_going<K: ResourceExt>(object: &K) -> bool {
     object.meta().deletion_timestamp.is_some()
 }
 
-/// Those that a pod's volumes name, and those that are made for it.
-fn claims_of(pod: &Pod) -> Vec<Key> {
-    let meta = pod.object_meta();
-    let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
-    let named = volumes.filter_map(|volume| match (&volume.persistent_volume_claim, &volume.ephemeral) {
-        (Some(claim), _) => Some(claim.claim_name.clone()),
-        (None, Some(_)) => Some(format!("{}-{}", meta.name, volume.name)),
-        (None, None) => None,
-    });
-    named.map(|name| Key::new(meta.namespace, &name)).collect()
-}
-
 /// `podUsesPVCForDeletion`: a pod that no node has does not start with a claim that is to go. Upstream lets go of what was made for a pod that is shut down and
 /// stays for its finalizers; here that goes with the pod.
 fn uses(pod: &Pod, claim: &PersistentVolumeClaim) -> bool {
@@ -341,7 +330,7 @@ mod tests {
         for (code, body, expected) in cases {
             let client = answering(code, &body);
             let caches = Caches::unfollowed(client.clone(), Group::new());
-            let claims = Claims::new(&caches, client);
+            let claims = Claims::new(&caches, &crate::index::by_claim(&caches.of()), client);
             claims.claims.feed((*claim(going.clone())).clone(), false);
             let key = Key::new("n", "data");
             let world = claims.observe(&key).await.unwrap();

@@ -100,6 +100,8 @@ impl World {
             owned: Owned::new(&caches.of()),
             selected: Arc::new(Selected::new(&caches)),
             on_node: crate::index::by_node(&caches.of()),
+            users: crate::index::by_claim(&caches.of()),
+            shelf: crate::persistentvolume::Shelf::of(&caches.of(), &caches.of()),
             census: Census::default(),
             stills: Some(stills.clone()),
         };

@@ -79,6 +79,7 @@ const PODS: &[aboard::Topic] = &[
     ("environment", life::environment),
     ("volumes", volumes::volumes),
     ("account", volumes::account),
+    ("claims", volumes::claims),
     ("node", nodes::look),
     ("top", nodes::top),
     ("taint", nodes::taint),

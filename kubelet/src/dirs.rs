@@ -32,6 +32,11 @@ pub fn devices(root_dir: &Path, uid: &str) -> PathBuf {
     pod(root_dir, uid).join("volumeDevices")
 }
 
+/// Where this node's own volumes are, beside all that is the agent's: nothing here is deleted with pods.
+pub fn storage(root_dir: &Path) -> PathBuf {
+    root_dir.with_file_name("storage")
+}
+
 /// Where volumes are that the node has once for all pods; has a directory for each plugin.
 pub fn node_volumes(root_dir: &Path) -> PathBuf {
     root_dir.join("plugins/kubernetes.io")

@@ -7,6 +7,7 @@
 mod atomic;
 mod directories;
 mod files;
+mod local_storage;
 mod mount_table;
 #[cfg(test)]
 mod node_tests;
@@ -67,6 +68,7 @@ pub struct Manager {
 
 struct Shared {
     root_dir: PathBuf,
+    client: client::kube::Client,
     plugins: Table,
     nodes: NodeVolumes,
     private: Arc<Private>,
@@ -127,12 +129,13 @@ impl Manager {
 
     fn with(plugins: Table, root_dir: PathBuf, client: client::kube::Client, group: &Group) -> Self {
         let objects = Objects::new(client.clone(), group);
-        let tokens = Tokens::new(client);
+        let tokens = Tokens::new(client.clone());
         let shared = Shared {
             plugins,
             nodes: NodeVolumes::found(dirs::node_volumes(&root_dir), plugins),
             private: Arc::new(Private::below(&root_dir)),
             root_dir,
+            client,
             objects,
             tokens,
             allocatable: Mutex::default(),
@@ -144,6 +147,7 @@ impl Manager {
         };
         let manager = Self { shared: Arc::new(shared) };
         group.spawn_loop("volumes", Box::pin(keep_current(manager.clone())));
+        group.spawn_loop("local storage", Box::pin(local_storage::keep_clean(manager.clone())));
         manager
     }
 
@@ -248,7 +252,12 @@ impl Manager {
 
     fn host(&self) -> Host {
         let shared = &self.shared;
-        Host { root_dir: shared.root_dir.clone(), private: shared.private.clone(), allocatable: *shared.allocatable.lock() }
+        Host {
+            root_dir: shared.root_dir.clone(),
+            client: shared.client.clone(),
+            private: shared.private.clone(),
+            allocatable: *shared.allocatable.lock(),
+        }
     }
 
     /// Sets up the pod's volumes while it holds the pod's state; what is ready then.

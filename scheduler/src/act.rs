@@ -83,7 +83,9 @@ impl Act {
         self.ask(method, path, content_type, body).await.map(drop)
     }
 
-    async fn ask(&self, method: &str, path: &str, content_type: &str, body: &Value) -> Result<Value, kube::Error> {
+    /// # Errors
+    /// What the API server says.
+    pub async fn ask(&self, method: &str, path: &str, content_type: &str, body: &Value) -> Result<Value, kube::Error> {
         let builder = Request::builder().method(method).uri(path).header("content-type", content_type);
         let body = if body.is_null() { Vec::new() } else { body.to_string().into_bytes() };
         let request = builder.body(body).map_err(kube::Error::HttpError)?;

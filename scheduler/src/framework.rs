@@ -13,6 +13,11 @@ mod waiting;
 
 use std::sync::Arc;
 
+use api::k8s::api::{
+    core::v1::{PersistentVolume, PersistentVolumeClaim},
+    storage::v1::StorageClass,
+};
+
 pub use ask::{Ask, PreFilter, PreFilterResult, signature};
 pub use binding::{BindingPlugin, BindingPlugins, Failure, Permit, PreBinding, PreFlight, Reserving, Status};
 pub use cycle::Cycle;
@@ -133,6 +138,9 @@ pub enum Change<'a> {
     PodChanged(&'a PodInfo, &'a PodInfo),
     /// A bound pod is over or deleted; what its node has now, if that is known.
     PodGone(&'a PodInfo, Option<Freed<'a>>),
+    ClaimChanged(&'a PersistentVolumeClaim),
+    VolumeChanged(&'a PersistentVolume),
+    ClassChanged(Option<&'a StorageClass>, &'a StorageClass),
 }
 
 /// A node that a pod has left.

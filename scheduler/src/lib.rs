@@ -38,10 +38,11 @@ mod terms;
 mod tests;
 mod told;
 mod topology;
+mod volumes;
 
 /// Binds pods with `schedulerName: default-scheduler` until the group stops.
 ///
-/// `client` acts as `system:kube-scheduler`; `caches` may read nodes, pods, namespaces, services, replication controllers, replica sets and disruption budgets.
+/// `client` acts as `system:kube-scheduler`; `caches` may read nodes, pods, namespaces, services, replication controllers, replica sets and disruption budgets, claims, volumes and their classes.
 pub fn start(client: client::kube::Client, caches: &client::Caches, group: &api::task::Group) {
     run::start(client, caches, group);
 }

@@ -12,8 +12,9 @@ use api::{
     Key,
     faults::catch_all,
     k8s::api::{
-        core::v1::{Namespace, Node},
+        core::v1::{Namespace, Node, PersistentVolume, PersistentVolumeClaim},
         policy::v1::PodDisruptionBudget,
+        storage::v1::StorageClass,
     },
     task::Group,
     time::Timestamp,
@@ -60,6 +61,7 @@ fn start_with(plugins: Plugins, client: kube::Client, caches: &Caches, group: &G
         recorder,
         pods: caches.of(),
         budgets: caches.of(),
+        storage: Storage { claims: caches.of(), volumes: caches.of(), classes: caches.of() },
         siblings: Siblings::new(caches),
         waiting: state.waiting.clone(),
         state: Mutex::new(state),
@@ -73,11 +75,19 @@ fn start_with(plugins: Plugins, client: kube::Client, caches: &Caches, group: &G
     scheduler
 }
 
+/// What pods' volumes are made of.
+struct Storage {
+    claims: Cache<PersistentVolumeClaim>,
+    volumes: Cache<PersistentVolume>,
+    classes: Cache<StorageClass>,
+}
+
 struct Scheduler {
     act: Act,
     recorder: Recorder,
     pods: Cache<Pod>,
     budgets: Cache<PodDisruptionBudget>,
+    storage: Storage,
     siblings: Siblings,
     waiting: Arc<WaitingPods>,
     state: Mutex<State>,
@@ -99,6 +109,7 @@ impl Scheduler {
             let key = Key::new(meta.namespace.as_deref().unwrap_or(""), meta.name.as_deref().unwrap_or(""));
             this.state.lock().snapshot.budgets.set(&key, new.map(|budget| &**budget));
         });
+        self.clone().wire_storage();
         let this = self.clone();
         nodes.on_change(move |old, new| {
             this.state.lock().node_changed(old, new);
@@ -117,7 +128,30 @@ impl Scheduler {
         });
     }
 
+    fn wire_storage(self: Arc<Self>) {
+        let this = self.clone();
+        self.storage.classes.on_change(move |old, new| {
+            let Some(class) = new.or(old) else { return };
+            this.state.lock().class_changed(class.metadata.name.as_deref().unwrap_or_default(), old, new);
+            this.woken.notify_one();
+        });
+        let this = self.clone();
+        self.storage.volumes.on_change(move |old, new| {
+            let Some(volume) = new.or(old) else { return };
+            this.state.lock().volume_changed(volume.metadata.name.as_deref().unwrap_or_default(), new);
+            this.woken.notify_one();
+        });
+        let this = self.clone();
+        self.storage.claims.on_change(move |old, new| {
+            let Some(claim) = new.or(old) else { return };
+            this.state.lock().claim_changed(&own_key(&**claim), new);
+            this.woken.notify_one();
+        });
+    }
+
     async fn run(self: Arc<Self>, nodes: Cache<Node>, namespaces: Cache<Namespace>) {
+        let Storage { claims, volumes, classes } = &self.storage;
+        tokio::join!(claims.synced(), volumes.synced(), classes.synced());
         tokio::join!(nodes.synced(), namespaces.synced(), self.pods.synced(), self.budgets.synced(), self.siblings.synced());
         let mut in_flight: FuturesUnordered<BoxFuture<'_, ()>> = FuturesUnordered::new();
         let mut preparing: FuturesUnordered<BoxFuture<'_, Option<Box<Binding>>>> = FuturesUnordered::new();

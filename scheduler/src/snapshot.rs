@@ -18,6 +18,7 @@ use crate::{
     pod::PodInfo,
     terms::{Matcher, Namespaces},
     topology::{Topologies, TopologyId},
+    volumes::Volumes,
 };
 
 /// Nodes that changed, remembered for readers that keep results per node; a reader further behind starts anew.
@@ -37,6 +38,7 @@ pub struct Snapshot {
     pub terms: Terms,
     pub namespaces: Namespaces,
     pub budgets: Budgets,
+    pub volumes: Volumes,
     /// What plugins reserved for pods that are to be bound, or know beyond one pod.
     pub reserved: CycleState,
     /// How many nodes have an image.
@@ -310,6 +312,7 @@ impl Snapshot {
     }
 
     fn count(&mut self, info: &PodInfo, slot: Slot, by: i32) {
+        self.volumes.used(info, by);
         self.counters.update(info, slot, by, &self.namespaces, &self.topologies);
         for (term, force) in forces(info) {
             let topology = self.topology(&term.topology_key);

@@ -196,7 +196,7 @@ mod tests {
     async fn a_node_that_leaves_evicts_its_pods_and_deletes_itself_and_no_other() {
         let group = Group::new();
         let door = door::Door::new(&group).await;
-        crate::server::manifests::apply(&door.engine, "10.96.0.10".parse().unwrap()).await.unwrap();
+        crate::server::manifests::apply(&door.engine, "10.96.0.10".parse().unwrap(), true).await.unwrap();
         let make = async |name: &str| {
             let object: Node = serde_json::from_value(json!({"metadata": {"name": name}})).unwrap();
             Api::<Node>::all(door.admin()).create(&kube::api::PostParams::default(), &object).await.unwrap();

@@ -9,14 +9,31 @@ use serde_json::Value;
 
 const DNS: &str = include_str!("../../manifests/dns.yaml");
 const NODES: &str = include_str!("../../manifests/nodes.yaml");
+const STORAGE: &str = include_str!("../../manifests/storage.yaml");
 const RBAC: &str = "rbac.authorization.k8s.io";
 
 /// Makes the objects that are not there; what a user changed stays as it is.
-pub async fn apply(engine: &Arc<Engine>, cluster_dns: IpAddr) -> anyhow::Result<()> {
+pub async fn apply(engine: &Arc<Engine>, cluster_dns: IpAddr, local_storage: bool) -> anyhow::Result<()> {
     for object in documents(&DNS.replace("${CLUSTER_DNS}", &cluster_dns.to_string()))?.into_iter().chain(documents(NODES)?) {
         make(engine, object).await?;
     }
+    if local_storage {
+        make(engine, storage_class(engine)?).await?;
+    }
     Ok(())
+}
+
+/// The default class, unless there is another default one already: the newest would be it.
+fn storage_class(engine: &Arc<Engine>) -> anyhow::Result<Value> {
+    let mut class: Value = serde_yaml::from_str(STORAGE).context("an embedded manifest")?;
+    let is_default = |stored: &Value| {
+        let annotations = stored.pointer("/metadata/annotations").and_then(Value::as_object);
+        annotations.into_iter().flatten().any(|(name, value)| name.ends_with("/is-default-class") && value == "true")
+    };
+    if engine.cached_list(&resource("StorageClass")?, None).iter().any(|stored| is_default(&stored.value())) {
+        class["metadata"]["annotations"] = Value::Null;
+    }
+    Ok(class)
 }
 
 async fn make(engine: &Arc<Engine>, object: Value) -> anyhow::Result<()> {
@@ -39,6 +56,7 @@ fn documents(text: &str) -> anyhow::Result<Vec<Value>> {
 /// Of the kinds that manifests have.
 fn resource(kind: &str) -> anyhow::Result<GroupResource> {
     let (group, resource) = match kind {
+        "StorageClass" => ("storage.k8s.io", "storageclasses"),
         "Service" => ("", "services"),
         "ClusterRole" => (RBAC, "clusterroles"),
         "ClusterRoleBinding" => (RBAC, "clusterrolebindings"),
@@ -58,8 +76,8 @@ mod tests {
     async fn nodes_and_who_joins_may_read_what_is_told() {
         let group = Group::new();
         let door = door::Door::new(&group).await;
-        apply(&door.engine, "10.96.0.10".parse().unwrap()).await.unwrap();
-        apply(&door.engine, "10.96.0.10".parse().unwrap()).await.unwrap();
+        apply(&door.engine, "10.96.0.10".parse().unwrap(), true).await.unwrap();
+        apply(&door.engine, "10.96.0.10".parse().unwrap(), true).await.unwrap();
         let config = kinds::Config {
             service_cidrs: vec!["10.96.0.0/12".parse().unwrap()],
             cluster_domain: "a.example".into(),

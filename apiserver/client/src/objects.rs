@@ -21,7 +21,7 @@ use api::{
             node::v1::RuntimeClass,
             policy::v1::PodDisruptionBudget,
             rbac::v1::ClusterRole,
-            storage::v1::VolumeAttributesClass,
+            storage::v1::{StorageClass, VolumeAttributesClass},
         },
         apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
     },
@@ -165,6 +165,7 @@ objects![
     ServiceAccount => ServiceAccount,
     ServiceCIDR => ServiceCIDR,
     StatefulSet => StatefulSet,
+    StorageClass => StorageClass,
     VolumeAttributesClass => VolumeAttributesClass,
     pods::Pod => Pod,
 ];

@@ -1,10 +1,11 @@
 //! Controllers beside the real API server over the memory store: garbage when it cannot learn what the server serves, conditions of pods that go,
-//! machines that join, quotas, DaemonSets, StatefulSets and Jobs.
+//! machines that join, quotas, DaemonSets, StatefulSets, Jobs, claims and volumes.
 
 mod jobs;
 mod joining;
 mod quota;
 mod sets;
+mod storage;
 
 use std::{
     convert::Infallible,

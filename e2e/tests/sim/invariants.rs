@@ -13,7 +13,7 @@ use serde_json::Value;
 use store::{Entry, Event, Range, Rev, Store, faulty::Faulty};
 use tokio::time::Instant;
 
-use crate::{house::House, jobs::Ends, losses::Losses, nodes, sets::Ready};
+use crate::{house::House, jobs::Ends, losses::Losses, nodes, sets::Ready, storage};
 
 /// How old a view a controller may act upon: its watch may be cut, its request late, and it backs off in between.
 pub const STALE: Duration = Duration::from_secs(60);
@@ -140,6 +140,10 @@ impl State {
             "pods" => self.pod(old, new),
             "jobs" => self.broken.extend(self.ends.job(old, new)),
             "deployments" => self.deployment(new),
+            "persistentvolumeclaims" => {
+                let broken = storage::claim(self, old, new);
+                self.broken.extend(broken);
+            }
             _ => {}
         }
     }
@@ -158,6 +162,10 @@ impl State {
             "pods" => {
                 self.floor_of(old);
                 self.set_pod_gone(old);
+            }
+            "persistentvolumes" => {
+                let broken = storage::volume_gone(self, old);
+                self.broken.extend(broken);
             }
             _ => {}
         }

@@ -15,6 +15,7 @@ mod servers;
 mod sets;
 mod settle;
 mod steady;
+mod storage;
 mod story;
 mod user;
 

@@ -76,6 +76,9 @@ impl User {
         if self.random.random_ratio(1, 8) {
             return self.job(namespace).await;
         }
+        if self.random.random_ratio(1, 8) {
+            return self.storage(namespace).await;
+        }
         if self.manners == Manners::Wild && self.random.random_ratio(1, 10) {
             return self.trouble(house, nodes).await;
         }

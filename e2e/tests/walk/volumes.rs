@@ -47,6 +47,46 @@ pub fn volumes(t: &Terminal) {
     t.run("kubectl delete pod reader");
 }
 
+const KEEPER: &str = "---
+{apiVersion: v1, kind: PersistentVolumeClaim, metadata: {name: data}, spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Gi}}}}
+---
+{apiVersion: apps/v1, kind: Deployment, metadata: {name: keeper}, spec: {replicas: 1, strategy: {type: Recreate}, selector: {matchLabels: {app: keeper}},
+  template: {metadata: {labels: {app: keeper}}, spec: {terminationGracePeriodSeconds: 1, securityContext: {fsGroup: 4321},
+    containers: [{name: c, image: 'busybox:1.35', command: [sleep, '3600'], volumeMounts: [{name: data, mountPath: /data}, {name: data, mountPath: /part, subPath: part}]}],
+    volumes: [{name: data, persistentVolumeClaim: {claimName: data}}]}}}}
+";
+
+/// A claim of the default class: its data outlive pods and skiff, and go with it.
+pub fn claims(t: &Terminal) {
+    t.run("kubectl get storageclass").matches("^skiff-local \\(default\\) +skiff.dev/local +Delete +WaitForFirstConsumer +false ");
+    t.file("keeper.yaml", KEEPER);
+    t.run("kubectl create -f keeper.yaml");
+    t.run("kubectl rollout status deployment/keeper --timeout=90s");
+    t.run("kubectl get pvc data").matches("^data +Bound +pvc-[-0-9a-f]+ +1Gi +RWO +skiff-local ");
+    let volume = t.value("kubectl get pvc data -o jsonpath='{.spec.volumeName}'");
+    let path = t.value(&format!("kubectl get pv {volume} -o jsonpath='{{.spec.local.path}}'"));
+    t.run("kubectl exec deployment/keeper -- sh -c 'echo kept > /data/file; echo too > /part/file; stat -c %g /data'").matches("^4321$");
+    t.run(&format!("cat {path}/file {path}/part/file")).matches("^kept$").matches("^too$");
+    t.run("kubectl delete pod -l app=keeper");
+    t.run("kubectl rollout status deployment/keeper --timeout=90s");
+    t.run("kubectl exec deployment/keeper -- cat /data/file /part/file").matches("^kept$").matches("^too$");
+    assert!(t.stop_skiff().success());
+    t.start_skiff();
+    t.run("kubectl wait --for=condition=Ready pod --all --timeout=90s");
+    t.run("kubectl exec deployment/keeper -- cat /data/file").matches("^kept$");
+    t.run("kubectl delete pod -l app=keeper");
+    t.run("kubectl rollout status deployment/keeper --timeout=90s");
+    t.run("kubectl exec deployment/keeper -- cat /data/file").matches("^kept$");
+    // Held while it is used.
+    t.run("kubectl delete pvc data --wait=false");
+    t.run("kubectl get pvc data").matches("^data +Terminating ");
+    t.run(&format!("cat {path}/file")).matches("^kept$");
+    t.run("kubectl delete deployment keeper");
+    t.until_gone("kubectl get pvc", "^data ");
+    t.until_gone("kubectl get pv", &volume);
+    t.fails(&format!("ls {path}")).expect("No such file");
+}
+
 pub fn account(t: &Terminal) {
     t.run("kubectl create serviceaccount robot");
     t.run("kubectl create role reader --verb=get,list --resource=pods");

@@ -16,10 +16,11 @@ use api::{
     time::Timestamp,
 };
 use cri::{ListImagesRequest, Runtime, StatusRequest, VersionRequest};
+use podspec::claims::LOCAL_STORAGE;
 use serde_json::{Map, Value, json};
 
 use crate::{
-    Config,
+    Config, config, dirs,
     machine::{Free, Machine},
 };
 
@@ -80,13 +81,14 @@ pub fn node(config: &Config, machine: &Machine) -> Node {
         ("kubernetes.io/os", "linux"),
     ];
     labels.extend(own.map(|(k, v)| (k.to_owned(), v.to_owned())));
-    let annotation = ("volumes.kubernetes.io/controller-managed-attach-detach".to_owned(), "true".to_owned());
+    let storage = dirs::storage(&config::root_dir(&config.agent_dir)).display().to_string();
+    let annotations = [("volumes.kubernetes.io/controller-managed-attach-detach", "true".to_owned()), (LOCAL_STORAGE, storage)];
     let facts = Facts { now: Timestamp::now(), unready: Some(STARTING.into()), ..Facts::default() };
     Node {
         metadata: ObjectMeta {
             name: Some(config.node_name.clone()),
             labels: Some(labels),
-            annotations: Some(BTreeMap::from([annotation])),
+            annotations: Some(annotations.map(|(name, value)| (name.to_owned(), value)).into()),
             ..ObjectMeta::default()
         },
         spec: Some(NodeSpec { taints: (!config.taints.is_empty()).then(|| config.taints.clone()), ..NodeSpec::default() }),

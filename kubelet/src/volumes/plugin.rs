@@ -141,6 +141,8 @@ pub struct NodeVolume {
 #[derive(Clone)]
 pub struct Host {
     pub root_dir: PathBuf,
+    /// Reads claims and volumes.
+    pub client: client::kube::Client,
     pub private: Arc<Private>,
     pub allocatable: Allocatable,
 }

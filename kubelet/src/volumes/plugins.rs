@@ -4,6 +4,7 @@ mod config_map;
 mod downward_api;
 mod empty_dir;
 mod host_path;
+mod persistent_volume;
 mod projected;
 mod secret;
 
@@ -15,6 +16,8 @@ use super::{
 };
 use crate::downward::Allocatable;
 
+pub use persistent_volume::NAME as LOCAL_VOLUME;
+
 pub type Table = &'static [&'static dyn VolumePlugin];
 
 /// A volume is the first's that supports it.
@@ -23,6 +26,7 @@ pub const TABLE: Table = &[
     &downward_api::DownwardApi,
     &empty_dir::EmptyDir,
     &host_path::HostPath,
+    &persistent_volume::PersistentVolumes,
     &projected::Projected,
     &secret::Secret,
 ];

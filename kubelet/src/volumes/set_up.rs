@@ -129,8 +129,8 @@ async fn set_up(
     }
 }
 
-/// The pod's own link to a device, as upstream's `MapBlockVolume` makes it.
-fn map(device: &Path, link: &Path) -> io::Result<()> {
+/// The pod's own link to a device or directory, as upstream's `MapBlockVolume` makes it.
+pub fn map(device: &Path, link: &Path) -> io::Result<()> {
     if fs::read_link(link).is_ok_and(|there| there == device) {
         return Ok(());
     }

@@ -4,6 +4,7 @@
 //! One algorithm each, for all who ask: admission and strategies (JSON), schedulers and controllers (`client::pods`), node agents
 //! (k8s-openapi). A representation says how its fields are read, [`SpecView`] and [`ContainerView`]; nothing else depends on it.
 
+pub mod claims;
 mod json;
 mod lists;
 pub mod names;

@@ -236,7 +236,7 @@ impl Plugin for InterPodAffinity {
             Change::PodChanged(old, new) => old.labels() != new.labels() && (wants(new) || in_the_way(pod, old)),
             Change::NodeAdded(_) => true,
             Change::NodeChanged(old, new) => old.labels != new.labels,
-            Change::NodeGone(_) => false,
+            _ => false,
         }
     }
 }

@@ -10,6 +10,7 @@ pub mod nodeunschedulable;
 pub mod podtopologyspread;
 pub mod tainttoleration;
 pub mod volumebinding;
+pub mod volumerestrictions;
 
 use serde::Serialize;
 
@@ -23,6 +24,7 @@ pub const PLUGINS: &[&dyn Plugin] = &[
     &nodeaffinity::NodeAffinity,
     &nodeports::NodePorts,
     &noderesources::Fit,
+    &volumerestrictions::VolumeRestrictions,
     &volumebinding::VolumeBinding,
     &podtopologyspread::PodTopologySpread,
     &interpodaffinity::InterPodAffinity,

@@ -310,6 +310,7 @@ impl Plugin for PodTopologySpread {
             Change::PodChanged(old, new) => old.labels() != new.labels() && (counted(old) || counted(new)),
             Change::NodeAdded(node) | Change::NodeGone(node) => has_keys(node),
             Change::NodeChanged(old, new) => (has_keys(old) || has_keys(new)) && (old.labels != new.labels || old.taints != new.taints),
+            _ => false,
         }
     }
 }

@@ -190,3 +190,52 @@ async fn a_pod_that_waits_makes_room_without_being_deleted() {
     assert_eq!(*log.lock(), [TRY.as_slice(), &UNDONE, &TRY].concat());
     cluster.end().await;
 }
+
+/// The volume is reserved for the claim before the pod is bound; whoever binds claims does the rest.
+#[tokio::test]
+async fn a_pod_is_bound_once_its_claim_is() {
+    let cluster = TestCluster::new(PLUGINS).await;
+    let (claims, volumes) =
+        (Api::<PersistentVolumeClaim>::namespaced(cluster.admin.clone(), "default"), Api::<PersistentVolume>::all(cluster.admin.clone()));
+    let of = |said: Value| serde_json::to_string(&said).unwrap();
+    let class =
+        of(json!({"metadata": {"name": "s"}, "provisioner": "kubernetes.io/no-provisioner", "volumeBindingMode": "WaitForFirstConsumer"}));
+    let classes = Api::<StorageClass>::all(cluster.admin.clone());
+    classes.create(&PostParams::default(), &serde_json::from_str(&class).unwrap()).await.unwrap();
+    let volumed = json!([{"name": "v", "persistentVolumeClaim": {"claimName": "data"}}]);
+    let pod = json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "c", "image": "i"}], "volumes": volumed}});
+    Api::<Stored>::namespaced(cluster.admin.clone(), "default")
+        .create(&PostParams::default(), &serde_json::from_value(pod).unwrap())
+        .await
+        .unwrap();
+    let waits = |why: &str| {
+        format!("0/1 nodes are available: {why}. preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling.")
+    };
+    cluster.reported("p", "Unschedulable", &waits("persistentvolumeclaim \"data\" not found")).await;
+    let spec = json!({"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}, "storageClassName": "s"});
+    let claim = json!({"metadata": {"name": "data"}, "spec": spec});
+    claims.create(&PostParams::default(), &serde_json::from_value(claim).unwrap()).await.unwrap();
+    cluster.reported("p", "Unschedulable", &waits("1 node(s) didn't find available persistent volumes to bind")).await;
+    let spec =
+        json!({"accessModes": ["ReadWriteOnce"], "capacity": {"storage": "1Gi"}, "storageClassName": "s", "hostPath": {"path": "/tmp/x"}});
+    let volume = json!({"metadata": {"name": "v"}, "spec": spec});
+    volumes.create(&PostParams::default(), &serde_json::from_value(volume).unwrap()).await.unwrap();
+    let phase = Patch::Merge(json!({"status": {"phase": "Available"}}));
+    volumes.patch_status("v", &PatchParams::default(), &phase).await.unwrap();
+    let reserved = async {
+        loop {
+            if let Some(reference) = volumes.get("v").await.unwrap().spec.unwrap().claim_ref {
+                return reference;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let reference = tokio::time::timeout(BOUND, reserved).await.expect("the volume is reserved");
+    assert_eq!((reference.name.as_deref(), reference.uid), (Some("data"), claims.get("data").await.unwrap().metadata.uid));
+    let pods = Api::<Stored>::namespaced(cluster.admin.clone(), "default");
+    assert!(pods.get("p").await.unwrap().spec.unwrap().node_name.is_none());
+    let bound = json!({"metadata": {"annotations": {"pv.kubernetes.io/bind-completed": "yes"}}, "spec": {"volumeName": "v"}});
+    claims.patch("data", &PatchParams::default(), &Patch::Merge(bound)).await.unwrap();
+    cluster.bound("p").await;
+    cluster.end().await;
+}

@@ -52,7 +52,7 @@ mod tests {
         let node = door.client("system:node:a", &["system:nodes", "system:authenticated"]);
         let words = lacking(&node).await.unwrap();
         assert!(words.contains("endpointslices, nodes") && words.contains("kubectl create clusterrolebinding"), "{words}");
-        crate::server::manifests::apply(&door.engine, "10.96.0.10".parse().unwrap()).await.unwrap();
+        crate::server::manifests::apply(&door.engine, "10.96.0.10".parse().unwrap(), true).await.unwrap();
         assert_eq!(lacking(&node).await, None);
         group.drain(door::BOUND).await;
     }

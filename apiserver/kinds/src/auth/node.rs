@@ -141,6 +141,12 @@ impl NodeAuthorizer {
                 _ => no("can only get/update/patch this type"),
             },
             ("", "persistentvolumeclaims") => self.get_one(node, What::Claim, a),
+            // Ours: docs/storage.md.
+            ("", "persistentvolumes")
+                if matches!(a.verb, "get" | "delete") && a.subresource.is_empty() && self.volumes.read().is_local_to(a.name, node) =>
+            {
+                yes()
+            }
             ("", "persistentvolumes") => self.get_of_cluster(node, a, |this| this.may_read_volume(node, a.name)),
             ("storage.k8s.io", "volumeattachments") => {
                 self.get_of_cluster(node, a, |this| this.volumes.read().is_attached_to(a.name, node))

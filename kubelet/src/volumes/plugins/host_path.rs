@@ -35,7 +35,7 @@ impl VolumePlugin for HostPath {
 ///
 /// # Errors
 /// Upstream's words.
-fn set_up(source: &HostPathVolumeSource) -> Result<PathBuf, String> {
+pub fn set_up(source: &HostPathVolumeSource) -> Result<PathBuf, String> {
     let path = PathBuf::from(&source.path);
     if source.path.split('/').any(|part| part == "..") {
         return Err(format!("invalid HostPath `{}`: must not contain '..'", source.path));

@@ -10,6 +10,7 @@ use std::{
 use api::{GroupResource, Key};
 use apiserver::engine::{Change, Engine};
 use parking_lot::RwLock;
+use podspec::claims::{LOCAL_NODE, LOCAL_PROVISIONER, PROVISIONED_BY};
 use serde_json::Value;
 
 use crate::common::Read;
@@ -25,6 +26,8 @@ const OF_NODES: [&str; 3] = ["nodePublishSecretRef", "nodeStageSecretRef", "node
 pub(super) struct Volumes {
     /// Volumes that are meant for a claim, by name.
     volumes: HashMap<Box<str>, Volume>,
+    /// Directories of nodes, and the node of each.
+    local: HashMap<Box<str>, Box<str>>,
     /// The volumes that name a secret.
     by_secret: HashMap<Key, BTreeSet<Box<str>>>,
     /// Attachments, and the node of each.
@@ -64,12 +67,22 @@ impl Volumes {
         self.by_secret.get(secret).into_iter().flatten().filter_map(|volume| self.claim(volume))
     }
 
+    /// The volume is a directory of the node, made for a claim: the node deletes both once the claim is gone.
+    pub fn is_local_to(&self, volume: &str, node: &str) -> bool {
+        self.local.get(volume).is_some_and(|of| **of == *node)
+    }
+
     pub fn is_attached_to(&self, attachment: &str, node: &str) -> bool {
         self.attachments.get(attachment).is_some_and(|of| **of == *node)
     }
 
     pub fn put(&mut self, name: &str, volume: &Value) {
         self.remove(name);
+        let annotations = volume.at("metadata").at("annotations");
+        let is_local = volume.at("spec").at("local").is_some() && annotations.text(PROVISIONED_BY) == LOCAL_PROVISIONER;
+        if let Some(node) = annotations.at(LOCAL_NODE).and_then(Value::as_str).filter(|_| is_local) {
+            self.local.insert(name.into(), node.into());
+        }
         let Some(claim) = volume.at("spec").at("claimRef") else { return };
         let claim = Key::new(claim.text("namespace"), claim.text("name"));
         let secrets = secrets(volume.at("spec"), &claim.namespace);
@@ -80,6 +93,7 @@ impl Volumes {
     }
 
     pub fn remove(&mut self, name: &str) {
+        self.local.remove(name);
         let Some(old) = self.volumes.remove(name) else { return };
         for secret in old.secrets {
             if let Some(volumes) = self.by_secret.get_mut(&secret) {
@@ -143,6 +157,18 @@ mod tests {
         volumes.remove("file");
         volumes.put("pv", &json!({"spec": {"rbd": {"secretRef": {"name": "r"}}}}));
         assert!(volumes.volumes.is_empty() && volumes.by_secret.is_empty());
+    }
+
+    #[test]
+    fn a_directory_of_a_node_is_that_nodes() {
+        let mut volumes = Volumes::default();
+        let made = |by: &str, source: &str| json!({"metadata": {"annotations": {PROVISIONED_BY: by, LOCAL_NODE: "n1"}}, "spec": {source: {"path": "/p"}}});
+        volumes.put("v", &made(LOCAL_PROVISIONER, "local"));
+        assert!(volumes.is_local_to("v", "n1") && !volumes.is_local_to("v", "n2") && !volumes.is_local_to("w", "n1"));
+        for other in [made("example.com/p", "local"), made(LOCAL_PROVISIONER, "hostPath")] {
+            volumes.put("v", &other);
+            assert!(!volumes.is_local_to("v", "n1"), "{other}");
+        }
     }
 
     #[test]

@@ -1,0 +1,262 @@
+//! A claim that asks for a directory of the node that its pod goes to -> the volume, which that node makes when the pod comes.
+//!
+//! Upstream has an external provisioner for each storage; this one is built in, as k3s' local-path-provisioner is. It writes no disk: the node's agent makes the directory
+//! (`kubelet/src/volumes/plugins/persistent_volume.rs`) and deletes it, and the volume with it (`kubelet/src/volumes/local_storage.rs`).
+//! Source: sig-storage-lib-external-provisioner `controller.go` (names, annotations, events).
+
+use std::{path::Path, sync::Arc};
+
+use api::{
+    Key,
+    k8s::{
+        api::{
+            core::v1::{
+                LocalVolumeSource, Node, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, PersistentVolume, PersistentVolumeClaim,
+                PersistentVolumeSpec, VolumeNodeAffinity,
+            },
+            storage::v1::StorageClass,
+        },
+        apimachinery::pkg::apis::meta::v1::ObjectMeta,
+    },
+};
+use client::{Cache, Caches};
+use podspec::claims::{
+    self, AccessModes, LOCAL_NODE, LOCAL_PROVISIONER, LOCAL_STORAGE, PROVISIONED_BY, SELECTED_NODE, STORAGE_PROVISIONER, annotation,
+    volume_name,
+};
+use reconcile::{Action, Controller, Plan, Wake, own_key, reference};
+
+const HOSTNAME: &str = "kubernetes.io/hostname";
+/// Bytes of a file's name.
+const NAME_MAX: usize = 255;
+
+pub struct LocalStorage {
+    claims: Cache<PersistentVolumeClaim>,
+    volumes: Cache<PersistentVolume>,
+    classes: Cache<StorageClass>,
+    nodes: Cache<Node>,
+}
+
+pub struct World {
+    claim: Arc<PersistentVolumeClaim>,
+    class: Option<Arc<StorageClass>>,
+    /// The one that the scheduler chose; `None` while it has not.
+    node: Option<(String, Option<Arc<Node>>)>,
+    is_made: bool,
+}
+
+impl LocalStorage {
+    pub fn new(caches: &Caches) -> Self {
+        Self { claims: caches.of(), volumes: caches.of(), classes: caches.of(), nodes: caches.of() }
+    }
+}
+
+impl Controller for LocalStorage {
+    type World = World;
+
+    fn name(&self) -> &'static str {
+        "local-storage-provisioner"
+    }
+
+    fn watches(&self, wake: &Wake) {
+        wake.on_own(&self.claims);
+        wake.on(&self.volumes, |_, _| {});
+        wake.needs(&self.classes);
+        wake.needs(&self.nodes);
+    }
+
+    async fn observe(&self, key: &Key) -> Option<World> {
+        let claim = self.claims.get(key)?;
+        if annotation(&claim.metadata, STORAGE_PROVISIONER) != Some(LOCAL_PROVISIONER) || !volume_name(&claim).is_empty() {
+            return None;
+        }
+        let class = self.classes.get(&Key::new("", claims::class_of_claim(&claim)));
+        let selected = annotation(&claim.metadata, SELECTED_NODE);
+        let node = selected.map(|name| (name.to_owned(), self.nodes.get(&Key::new("", name))));
+        let is_made = self.volumes.get(&Key::new("", &name_of(&claim))).is_some();
+        Some(World { claim, class, node, is_made })
+    }
+
+    fn plan(&self, world: &World, _: &Key) -> Plan {
+        plan(world)
+    }
+}
+
+fn plan(world: &World) -> Plan {
+    let (claim, Some(class)) = (&*world.claim, &world.class) else { return Plan::rest() };
+    if world.is_made || claim.metadata.deletion_timestamp.is_some() || class.provisioner != LOCAL_PROVISIONER {
+        return Plan::rest();
+    }
+    let failed = |why: &str| {
+        let message =
+            format!("failed to provision volume with StorageClass {:?}: {why}", class.metadata.name.as_deref().unwrap_or_default());
+        Action::warning(claim, "ProvisioningFailed", message)
+    };
+    if let Some(why) = unsupported(claim) {
+        return Plan::act(vec![failed(why)]);
+    }
+    let Some((name, node)) = &world.node else {
+        return Plan::act(vec![failed(
+            "its volumeBindingMode has to be WaitForFirstConsumer: directories are of the node that a pod goes to",
+        )]);
+    };
+    match node.as_deref().ok_or("the node is gone").and_then(|node| place(node, claim)) {
+        Ok((hostname, path)) => {
+            let volume = volume(claim, class, name, hostname, path);
+            let message = format!("Successfully provisioned volume {}", volume.metadata.name.as_deref().unwrap_or_default());
+            Plan::act(vec![Action::create(&volume), Action::normal(claim, "ProvisioningSucceeded", message)])
+        }
+        Err(why) => {
+            // The scheduler is to choose again.
+            let mut changed = claim.clone();
+            changed.metadata.annotations.get_or_insert_default().remove(SELECTED_NODE);
+            Plan::act(vec![failed(&format!("node {name:?}: {why}")), Action::update(&changed)])
+        }
+    }
+}
+
+/// What no directory can be.
+fn unsupported(claim: &PersistentVolumeClaim) -> Option<&'static str> {
+    let spec = claim.spec.as_ref()?;
+    let of_one_node = AccessModes::of(Some(&vec!["ReadWriteOnce".into(), "ReadWriteOncePod".into()]));
+    match () {
+        () if spec.volume_mode.as_deref() == Some("Block") => Some("volumeMode Block is not supported"),
+        () if !of_one_node.contains(claims::modes_of_claim(claim)) => {
+            Some("only the access modes ReadWriteOnce and ReadWriteOncePod are supported")
+        }
+        () if spec.selector.is_some() => Some("claim.spec.selector is not supported for dynamic provisioning"),
+        () if spec.data_source.is_some() || spec.data_source_ref.is_some() => Some("data sources are not supported"),
+        () => None,
+    }
+}
+
+fn name_of(claim: &PersistentVolumeClaim) -> String {
+    format!("pvc-{}", claim.metadata.uid.as_deref().unwrap_or_default())
+}
+
+/// The node's label, and the directory.
+fn place<'a>(node: &'a Node, claim: &PersistentVolumeClaim) -> Result<(&'a str, String), &'static str> {
+    let hostname = node.metadata.labels.as_ref().and_then(|labels| labels.get(HOSTNAME)).ok_or("it has no label kubernetes.io/hostname")?;
+    let storage = annotation(&node.metadata, LOCAL_STORAGE).ok_or("it has no local storage: its agent is not skiff's")?;
+    let is_plain = Path::new(storage).is_absolute() && !storage.split('/').any(|part| part == "..");
+    if !is_plain {
+        return Err("its annotation skiff.dev/local-storage is no absolute path");
+    }
+    let key = own_key(claim);
+    let mut name = format!("{}_{}_{}", name_of(claim), key.namespace, key.name);
+    name.truncate(NAME_MAX);
+    Ok((hostname, format!("{}/{name}", storage.trim_end_matches('/'))))
+}
+
+fn volume(claim: &PersistentVolumeClaim, class: &StorageClass, node: &str, hostname: &str, path: String) -> PersistentVolume {
+    let spec = claim.spec.clone().unwrap_or_default();
+    let is_here = NodeSelectorRequirement { key: HOSTNAME.into(), operator: "In".into(), values: Some(vec![hostname.to_owned()]) };
+    let term = NodeSelectorTerm { match_expressions: Some(vec![is_here]), match_fields: None };
+    let annotations = [(PROVISIONED_BY, LOCAL_PROVISIONER), (LOCAL_NODE, node)];
+    PersistentVolume {
+        metadata: ObjectMeta {
+            name: Some(name_of(claim)),
+            annotations: Some(annotations.map(|(name, value)| (name.to_owned(), value.to_owned())).into()),
+            ..ObjectMeta::default()
+        },
+        spec: Some(PersistentVolumeSpec {
+            access_modes: spec.access_modes,
+            capacity: spec.resources.and_then(|resources| resources.requests),
+            claim_ref: Some(reference(claim)),
+            local: Some(LocalVolumeSource { fs_type: None, path }),
+            node_affinity: Some(VolumeNodeAffinity { required: Some(NodeSelector { node_selector_terms: vec![term] }) }),
+            persistent_volume_reclaim_policy: class.reclaim_policy.clone().or_else(|| Some("Delete".into())),
+            storage_class_name: class.metadata.name.clone(),
+            volume_attributes_class_name: spec.volume_attributes_class_name,
+            volume_mode: Some("Filesystem".into()),
+            ..PersistentVolumeSpec::default()
+        }),
+        status: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn claim(spec: Value) -> Value {
+        let mut whole =
+            json!({"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}, "storageClassName": "skiff-local"});
+        whole.as_object_mut().unwrap().extend(spec.as_object().unwrap().clone());
+        json!({"metadata": {"name": "data", "namespace": "n", "uid": "u", "annotations": {SELECTED_NODE: "n1"}}, "spec": whole})
+    }
+
+    fn node() -> Value {
+        json!({"metadata": {"name": "n1", "labels": {HOSTNAME: "host1"}, "annotations": {LOCAL_STORAGE: "/var/lib/skiff/agent/storage"}}})
+    }
+
+    fn planned(claim: &Value, node: Option<Value>) -> Vec<Action> {
+        let class = json!({"metadata": {"name": "skiff-local"}, "provisioner": LOCAL_PROVISIONER, "reclaimPolicy": "Delete"});
+        let claim: PersistentVolumeClaim = serde_json::from_value(claim.clone()).unwrap();
+        let node = annotation(&claim.metadata, SELECTED_NODE)
+            .map(|name| (name.to_owned(), node.map(|node| Arc::new(serde_json::from_value(node).unwrap()))));
+        plan(&World { claim: Arc::new(claim), class: Some(Arc::new(serde_json::from_value(class).unwrap())), node, is_made: false }).actions
+    }
+
+    fn told(actions: &[Action]) -> &str {
+        let said = |action: &'_ Action| matches!(action, Action::Event { .. });
+        match actions.iter().find(|action| said(action)) {
+            Some(Action::Event { message, .. }) => message,
+            _ => panic!("{actions:?}"),
+        }
+    }
+
+    #[test]
+    fn a_claim_gets_a_directory_of_its_node() {
+        let actions = planned(&claim(json!({})), Some(node()));
+        let Action::Create { object, .. } = &actions[0] else { panic!("{actions:?}") };
+        assert_eq!(object["metadata"]["name"], "pvc-u");
+        assert_eq!(object["metadata"]["annotations"], json!({PROVISIONED_BY: LOCAL_PROVISIONER, LOCAL_NODE: "n1"}));
+        let spec = &object["spec"];
+        assert_eq!(
+            (&spec["local"]["path"], &spec["capacity"]["storage"]),
+            (&json!("/var/lib/skiff/agent/storage/pvc-u_n_data"), &json!("1Gi"))
+        );
+        assert_eq!(spec.pointer("/nodeAffinity/required/nodeSelectorTerms/0/matchExpressions/0/values"), Some(&json!(["host1"])));
+        assert_eq!((&spec["claimRef"]["uid"], &spec["persistentVolumeReclaimPolicy"]), (&json!("u"), &json!("Delete")));
+        assert_eq!(told(&actions), "Successfully provisioned volume pvc-u");
+    }
+
+    #[test]
+    fn long_names_make_no_longer_file_names() {
+        let mut long = claim(json!({}));
+        long["metadata"]["name"] = "x".repeat(253).into();
+        let Action::Create { object, .. } = &planned(&long, Some(node()))[0] else { panic!() };
+        let path = object["spec"]["local"]["path"].as_str().unwrap();
+        assert_eq!(path.rsplit('/').next().unwrap().len(), NAME_MAX);
+    }
+
+    #[test]
+    fn what_no_directory_can_be_is_refused() {
+        for (spec, why) in [
+            (json!({"volumeMode": "Block"}), "volumeMode Block is not supported"),
+            (json!({"accessModes": ["ReadWriteMany"]}), "only the access modes ReadWriteOnce and ReadWriteOncePod are supported"),
+            (json!({"dataSource": {"kind": "PersistentVolumeClaim", "name": "other"}}), "data sources are not supported"),
+        ] {
+            let actions = planned(&claim(spec), Some(node()));
+            assert_eq!((actions.len(), told(&actions).ends_with(why)), (1, true), "{actions:?}");
+        }
+        let mut unplaced = claim(json!({}));
+        unplaced["metadata"]["annotations"] = json!({});
+        assert!(told(&planned(&unplaced, None)).contains("WaitForFirstConsumer"));
+    }
+
+    #[test]
+    fn a_node_without_storage_is_given_back() {
+        let (mut stock, mut odd) = (node(), node());
+        stock["metadata"]["annotations"] = json!({});
+        odd["metadata"]["annotations"][LOCAL_STORAGE] = "/a/../etc".into();
+        for node in [None, Some(stock), Some(odd)] {
+            let actions = planned(&claim(json!({})), node);
+            let Action::Update { object, .. } = &actions[1] else { panic!("{actions:?}") };
+            assert!(object["metadata"]["annotations"].get(SELECTED_NODE).is_none());
+            assert!(told(&actions).starts_with("failed to provision volume with StorageClass \"skiff-local\": "), "{actions:?}");
+        }
+    }
+}

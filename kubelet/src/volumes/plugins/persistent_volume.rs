@@ -1,0 +1,300 @@
+//! persistentVolumeClaim and ephemeral -> the volume that the claim is bound to: a directory or a device of this node.
+//!
+//! A pod's place for it is a link to where it is: nothing is mounted, and taking the pod away leaves the volume. Source: `pkg/volume/local/local.go`,
+//! `pkg/kubelet/volumemanager/populator/desired_state_of_world_populator.go`.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use api::k8s::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod, Volume};
+use async_trait::async_trait;
+use client::{
+    kube,
+    pods::node_affinity::{NamedLabels, term_matches},
+    watch,
+};
+use podspec::claims::{LOCAL_PROVISIONER, PROVISIONED_BY, annotation, volume_name};
+
+use super::host_path;
+use crate::{
+    dirs, meta,
+    volumes::{
+        ownership::{self, Access, fs_group},
+        plugin::{Mode, Mounted, VolumePlugin, VolumeToMount, blocking},
+        set_up::map,
+    },
+};
+
+/// In the names of pods' directories.
+pub const NAME: &str = "local-volume";
+const READ_BOUND: Duration = Duration::from_secs(10);
+
+pub struct PersistentVolumes;
+
+#[async_trait]
+impl VolumePlugin for PersistentVolumes {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn can_support(&self, volume: &Volume) -> bool {
+        volume.persistent_volume_claim.is_some() || volume.ephemeral.is_some()
+    }
+
+    fn supports_block(&self) -> bool {
+        true
+    }
+
+    async fn set_up(&self, volume: VolumeToMount) -> Result<Mounted, String> {
+        let (claim, link) = (Claimed::of(&volume), volume.dir(NAME));
+        let is_mounted = fs::symlink_metadata(&link).is_ok();
+        let found = resolve(&volume, &claim, is_mounted).await?;
+        blocking(move || {
+            let path = place(&found, volume.mode, &dirs::storage(&volume.host().root_dir))?;
+            let is_local = found.spec.as_ref().is_some_and(|spec| spec.local.is_some());
+            if volume.mode == Mode::Filesystem {
+                if is_local && !claim.read_only {
+                    give_to_group(&path, volume.pod())?;
+                }
+                map(&path, &link).map_err(|e| e.to_string())?;
+            }
+            Ok(Mounted { path, read_only: claim.read_only })
+        })
+        .await
+    }
+}
+
+/// The claim that a pod's volume is.
+struct Claimed {
+    name: String,
+    /// It is made for the pod.
+    is_own: bool,
+    read_only: bool,
+}
+
+impl Claimed {
+    fn of(volume: &VolumeToMount) -> Self {
+        match &volume.volume.persistent_volume_claim {
+            Some(claim) => Self { name: claim.claim_name.clone(), is_own: false, read_only: claim.read_only == Some(true) },
+            None => Self { name: format!("{}-{}", meta::name(volume.pod()), volume.volume.name), is_own: true, read_only: false },
+        }
+    }
+}
+
+/// The volume that the claim is bound to, which this node may have.
+async fn resolve(volume: &VolumeToMount, claimed: &Claimed, is_mounted: bool) -> Result<PersistentVolume, String> {
+    let (client, pod) = (&volume.host().client, volume.pod());
+    let namespace = meta::namespace(pod);
+    let failed = |why: String| format!("error processing PVC {namespace}/{}: {why}", claimed.name);
+    let claim = get::<PersistentVolumeClaim>(client, Some(namespace), &claimed.name).await;
+    let claim = claim.map_err(|why| failed(format!("failed to fetch PVC from API server: {why}")))?;
+    usable(&claim, pod, claimed.is_own, is_mounted).map_err(failed)?;
+    let name = volume_name(&claim);
+    let found = get::<PersistentVolume>(client, None, name)
+        .await
+        .map_err(|why| failed(format!("failed to fetch PV {name} from API server: {why}")))?;
+    is_of(&found, &claim, volume.mode, &volume.volume.name).map_err(failed)?;
+    if let Some(required) = found.spec.as_ref().and_then(|spec| spec.node_affinity.as_ref()?.required.as_ref()) {
+        let node = meta::spec(pod).and_then(|spec| spec.node_name.as_deref()).unwrap_or_default();
+        let node = get::<Node>(client, None, node).await.map_err(|why| format!("storage node affinity check failed: {why}"))?;
+        let labels = node.metadata.labels.unwrap_or_default();
+        let labels = NamedLabels { name: "", labels: &labels };
+        if !required.node_selector_terms.iter().any(|term| term_matches(term, labels)) {
+            return Err("storage node affinity check failed: no matching NodeSelectorTerms".into());
+        }
+    }
+    Ok(found)
+}
+
+async fn get<K: client::Object>(client: &kube::Client, namespace: Option<&str>, name: &str) -> Result<K, String> {
+    match tokio::time::timeout(READ_BOUND, watch::get::<K>(client, namespace, name)).await {
+        Ok(read) => read.map(|seen| seen.object).map_err(|error| error.to_string()),
+        Err(_) => Err("the API server did not answer in time".into()),
+    }
+}
+
+/// Upstream: `getPVCExtractPV`. A pod that has the volume keeps it where the claim is to go.
+fn usable(claim: &PersistentVolumeClaim, pod: &Pod, is_own: bool, is_mounted: bool) -> Result<(), String> {
+    let uid = meta::uid(pod);
+    let is_owned = || claim.metadata.owner_references.iter().flatten().any(|owner| owner.controller == Some(true) && owner.uid == uid);
+    let phase = claim.status.as_ref().and_then(|status| status.phase.as_deref());
+    let why = match () {
+        () if is_own && !is_owned() => "PVC was not created for the pod (pod is not owner)",
+        () if claim.metadata.deletion_timestamp.is_some() && !is_mounted => "PVC is being deleted",
+        () if phase != Some("Bound") => "PVC is not bound",
+        () if volume_name(claim).is_empty() => "PVC has no pv name",
+        () => return Ok(()),
+    };
+    Err(why.into())
+}
+
+/// Upstream: `getPVSpec`, and what the populator says of modes.
+fn is_of(volume: &PersistentVolume, claim: &PersistentVolumeClaim, mode: Mode, name: &str) -> Result<(), String> {
+    let (of_volume, uid) = (volume.metadata.name.as_deref().unwrap_or_default(), claim.metadata.uid.as_deref().unwrap_or_default());
+    let spec = volume.spec.as_ref();
+    let Some(reference) = spec.and_then(|spec| spec.claim_ref.as_ref()) else {
+        return Err(format!("found PV object {of_volume} but it has a nil pv.Spec.ClaimRef indicating it is not yet bound to the claim"));
+    };
+    let of_reference = reference.uid.as_deref().unwrap_or_default();
+    if of_reference != uid {
+        return Err(format!("found PV object {of_volume} but its pv.Spec.ClaimRef.UID {of_reference} does not point to claim.UID {uid}"));
+    }
+    let is_block = spec.and_then(|spec| spec.volume_mode.as_deref()) == Some("Block");
+    match mode {
+        Mode::Filesystem if is_block => Err(format!("volume {name} has volumeMode Block, but is specified in volumeMounts")),
+        Mode::Block if !is_block => Err(format!("volume {name} has volumeMode Filesystem, but is specified in volumeDevices")),
+        _ => Ok(()),
+    }
+}
+
+/// Where the volume is on this node. One of ours is made where it is not there.
+fn place(volume: &PersistentVolume, mode: Mode, storage: &Path) -> Result<PathBuf, String> {
+    let spec = volume.spec.clone().unwrap_or_default();
+    if let Some(host) = spec.host_path.as_ref().filter(|_| mode == Mode::Filesystem) {
+        return host_path::set_up(host);
+    }
+    let Some(local) = &spec.local else {
+        return Err(format!("persistent volumes of type {:?} are not supported", kind(volume)));
+    };
+    let path = PathBuf::from(&local.path);
+    if local.path.split('/').any(|part| part == "..") {
+        return Err(format!("invalid path: {} must not contain '..'", local.path));
+    }
+    if annotation(&volume.metadata, PROVISIONED_BY) == Some(LOCAL_PROVISIONER) {
+        make(&path, storage)?;
+    }
+    let there = fs::metadata(&path).map_err(|_| format!("path {:?} does not exist", local.path))?.file_type();
+    match mode {
+        Mode::Filesystem if !there.is_dir() => Err(format!("local volumes are directories: path {:?} is none", local.path)),
+        Mode::Block if !there.is_block_device() => Err(format!("path {:?} is no block device", local.path)),
+        _ => Ok(path),
+    }
+}
+
+/// A directory of this node's own storage that everybody may write to, once: nothing else is ever made or opened to all.
+fn make(path: &Path, storage: &Path) -> Result<(), String> {
+    let is_own = path.parent() == Some(storage) && path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("pvc-"));
+    if !is_own {
+        return Err(format!("{} is not in this node's storage {}", path.display(), storage.display()));
+    }
+    let failed = |error: std::io::Error| format!("{}: {error}", path.display());
+    match fs::symlink_metadata(path) {
+        Ok(there) if there.is_dir() => return Ok(()),
+        Ok(_) => return Err(format!("{} is not a directory", path.display())),
+        Err(_) => {}
+    }
+    fs::DirBuilder::new().recursive(true).mode(0o711).create(storage).map_err(failed)?;
+    fs::create_dir(path).map_err(failed)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o777)).map_err(failed)
+}
+
+fn give_to_group(path: &Path, pod: &Pod) -> Result<(), String> {
+    let Some(group) = fs_group(pod) else { return Ok(()) };
+    let policy = meta::spec(pod).and_then(|spec| spec.security_context.as_ref()?.fs_group_change_policy.as_deref());
+    let root = fs::metadata(path).map_err(|e| e.to_string())?;
+    if policy == Some("OnRootMismatch") && root.gid() == group && root.mode() & 0o2070 == 0o2070 {
+        return Ok(());
+    }
+    ownership::apply(path, group, Access::ReadWrite).map_err(|e| e.to_string())
+}
+
+/// The name of the source's field.
+fn kind(volume: &PersistentVolume) -> String {
+    const OTHERS: [&str; 4] = ["capacity", "claimRef", "nodeAffinity", "hostPath"];
+    // By way of text: what makes trees of such wide types is dear to compile.
+    let text = serde_json::to_string(&volume.spec).unwrap_or_default();
+    let fields: BTreeMap<String, serde_json::Value> = serde_json::from_str(&text).unwrap_or_default();
+    let source = fields.into_iter().find(|(name, value)| value.is_object() && !OTHERS.contains(&name.as_str()));
+    source.map_or_else(|| "unknown".into(), |(name, _)| name)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::container_config::testing::pod;
+
+    fn volume(spec: Value, annotations: Value) -> PersistentVolume {
+        serde_json::from_value(json!({"metadata": {"name": "pv", "annotations": annotations}, "spec": spec})).unwrap()
+    }
+
+    #[test]
+    fn own_directories_are_made_once_and_nothing_else_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let storage = dir.path().join("storage");
+        let of = |path: &Path, by: &str| volume(json!({"local": {"path": path}}), json!({"pv.kubernetes.io/provisioned-by": by}));
+        let own = storage.join("pvc-1_n_data");
+        assert_eq!(place(&of(&own, LOCAL_PROVISIONER), Mode::Filesystem, &storage).unwrap(), own);
+        assert_eq!(fs::metadata(&own).unwrap().mode() & 0o7777, 0o777);
+        fs::set_permissions(&own, fs::Permissions::from_mode(0o700)).unwrap();
+        fs::write(own.join("kept"), "x").unwrap();
+        place(&of(&own, LOCAL_PROVISIONER), Mode::Filesystem, &storage).unwrap();
+        assert_eq!((fs::metadata(&own).unwrap().mode() & 0o7777, own.join("kept").exists()), (0o700, true));
+        // Elsewhere, by another name, a link, another's.
+        for path in [dir.path().join("pvc-2"), storage.join("other"), storage.join("a/pvc-3"), storage.join("../pvc-4")] {
+            place(&of(&path, LOCAL_PROVISIONER), Mode::Filesystem, &storage).unwrap_err();
+            assert!(!path.exists());
+        }
+        std::os::unix::fs::symlink("/etc", storage.join("pvc-5")).unwrap();
+        place(&of(&storage.join("pvc-5"), LOCAL_PROVISIONER), Mode::Filesystem, &storage).unwrap_err();
+        let missing = storage.join("pvc-6");
+        let why = place(&of(&missing, "example.com/p"), Mode::Filesystem, &storage).unwrap_err();
+        assert_eq!(why, format!("path {missing:?} does not exist"));
+    }
+
+    #[test]
+    fn what_this_node_cannot_have_is_refused() {
+        let storage = Path::new("/nowhere");
+        let refused = |spec: Value, mode: Mode| place(&volume(spec, Value::Null), mode, storage).unwrap_err();
+        assert_eq!(
+            refused(json!({"csi": {"driver": "d", "volumeHandle": "h"}}), Mode::Filesystem),
+            "persistent volumes of type \"csi\" are not supported"
+        );
+        assert_eq!(
+            refused(json!({"nfs": {"server": "s", "path": "/"}, "capacity": {"storage": "1"}}), Mode::Filesystem),
+            "persistent volumes of type \"nfs\" are not supported"
+        );
+        assert_eq!(refused(json!({"local": {"path": "/dev/null"}}), Mode::Block), "path \"/dev/null\" is no block device");
+        assert_eq!(
+            refused(json!({"local": {"path": "/dev/null"}}), Mode::Filesystem),
+            "local volumes are directories: path \"/dev/null\" is none"
+        );
+        assert!(refused(json!({"local": {"path": "/a/../b"}}), Mode::Filesystem).contains("'..'"));
+        assert_eq!(
+            place(&volume(json!({"hostPath": {"path": "/etc"}}), Value::Null), Mode::Filesystem, storage).unwrap(),
+            Path::new("/etc")
+        );
+    }
+
+    #[test]
+    fn a_claim_is_used_once_it_is_bound() {
+        let p = pod(r#"{"containers":[{"name":"a"}]}"#);
+        let claim = |said: Value| -> PersistentVolumeClaim {
+            let mut whole = json!({"metadata": {"name": "c", "uid": "u"}, "spec": {"volumeName": "pv"}, "status": {"phase": "Bound"}});
+            for (part, fields) in said.as_object().unwrap() {
+                whole[part].as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+            }
+            serde_json::from_value(whole).unwrap()
+        };
+        let why = |said: Value, is_own| usable(&claim(said), &p, is_own, false).err();
+        assert_eq!(why(json!({}), false), None);
+        assert_eq!(why(json!({"status": {"phase": "Pending"}}), false).as_deref(), Some("PVC is not bound"));
+        assert_eq!(why(json!({"spec": {"volumeName": ""}}), false).as_deref(), Some("PVC has no pv name"));
+        let going = json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}});
+        assert_eq!(why(going.clone(), false).as_deref(), Some("PVC is being deleted"));
+        assert_eq!(usable(&claim(going), &p, false, true), Ok(()));
+        assert!(why(json!({}), true).is_some());
+        let of = |uid: Value, mode: &str| volume(json!({"claimRef": {"uid": uid}, "volumeMode": mode}), Value::Null);
+        let judged = |volume: PersistentVolume, mode| is_of(&volume, &claim(json!({})), mode, "v").err();
+        assert_eq!(judged(of(json!("u"), "Filesystem"), Mode::Filesystem), None);
+        assert!(judged(of(json!("x"), "Filesystem"), Mode::Filesystem).unwrap().contains("does not point to claim.UID u"));
+        assert!(judged(of(json!("u"), "Block"), Mode::Filesystem).unwrap().contains("volumeMode Block"));
+        assert!(judged(of(json!("u"), "Filesystem"), Mode::Block).unwrap().contains("volumeMode Filesystem"));
+    }
+}

@@ -1,0 +1,110 @@
+//! VolumeRestrictions: a claim with `ReadWriteOncePod` is had by one pod. Source: `plugins/volumerestrictions`.
+
+use std::collections::HashSet;
+
+use api::Key;
+use podspec::claims::modes_of_claim;
+
+use crate::{
+    framework::{Ask, Change, EquivalenceClass, Plugin, PreFilter, PreFilterExtensions, StateData},
+    node::{NodeInfo, Slot},
+    pod::PodInfo,
+    refusal::Refusal,
+    snapshot::Snapshot,
+    volumes::names,
+};
+
+const NAME: &str = "VolumeRestrictions";
+const CONFLICT: &str = "node has pod using PersistentVolumeClaim with the same name and ReadWriteOncePod access mode";
+
+pub struct VolumeRestrictions;
+
+/// The claims of one pod that only one may have, and how many others have each.
+#[derive(Clone)]
+struct Conflicts {
+    claims: HashSet<Key>,
+    count: i64,
+}
+
+impl StateData for Conflicts {}
+
+impl Plugin for VolumeRestrictions {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn pre_filter(&self, at: &mut PreFilter<'_>) -> Result<(), Refusal> {
+        let volumes = &at.snapshot.volumes;
+        let is_alone = |key: &Key| volumes.claim(key).is_some_and(|claim| modes_of_claim(claim).is_of_one_pod());
+        let claims: HashSet<Key> = names(at.pod).filter(|(_, is_own)| !is_own).map(|(key, _)| key).filter(is_alone).collect();
+        let count = i64::try_from(claims.iter().filter(|key| volumes.is_used(key)).count()).unwrap_or(i64::MAX);
+        if count > 0 {
+            at.keep(Conflicts { claims, count });
+        }
+        Ok(())
+    }
+
+    fn pre_filter_extensions<'a>(
+        &self,
+        ask: &'a Ask,
+        _snapshot: &'a Snapshot,
+        _class: &'a EquivalenceClass,
+    ) -> Option<Box<dyn PreFilterExtensions<'a> + 'a>> {
+        Some(Box::new(ask.state.read::<Conflicts>()?.clone()))
+    }
+
+    fn queueing_hint(&self, pod: &PodInfo, change: &Change<'_>) -> bool {
+        match change {
+            Change::PodGone(gone, _) => names(pod).any(|(key, _)| names(gone).any(|(other, _)| other == key)),
+            Change::ClaimChanged(claim) => names(pod).any(|(key, _)| key == reconcile::own_key(*claim)),
+            _ => false,
+        }
+    }
+}
+
+impl<'a> PreFilterExtensions<'a> for Conflicts {
+    fn filter(&self, _node: Slot) -> Option<Refusal> {
+        (self.count > 0).then(|| Refusal::resolvable(NAME, CONFLICT))
+    }
+
+    fn is_silent(&self) -> bool {
+        false
+    }
+
+    fn update_with_pod(&mut self, pod: &PodInfo, _node: &NodeInfo, by: i64) {
+        self.count += by * i64::try_from(names(pod).filter(|(key, _)| self.claims.contains(key)).count()).unwrap_or_default();
+    }
+
+    fn boxed(&self) -> Box<dyn PreFilterExtensions<'a> + 'a> {
+        Box::new(self.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::tests::TestCluster;
+    use serde_json::{Value, json};
+
+    fn using(name: &str, claim: &str) -> Value {
+        json!({"metadata": {"name": name}, "spec": {"volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": claim}}]}})
+    }
+
+    #[test]
+    fn one_pod_has_it_and_the_next_once_that_is_gone() {
+        let mut cluster = TestCluster::new(&[&VolumeRestrictions]);
+        ["a", "b"].iter().for_each(|name| cluster.node(name, json!({})));
+        for (name, mode) in [("one", "ReadWriteOncePod"), ("many", "ReadWriteOnce")] {
+            let claim = json!({"metadata": {"name": name, "namespace": "default"}, "spec": {"accessModes": [mode]}});
+            cluster.snapshot.volumes.set_claim(&Key::new("default", name), Some(&Arc::new(serde_json::from_value(claim).unwrap())));
+        }
+        cluster.bound("first", "a", using("first", "one"));
+        cluster.bound("other", "a", using("other", "many"));
+        assert!(cluster.fitting(&using("p", "one")).is_empty());
+        assert_eq!(cluster.fitting(&using("p", "many")).len(), 2);
+        cluster.unbound("first");
+        assert_eq!(cluster.fitting(&using("p", "one")).len(), 2);
+    }
+}

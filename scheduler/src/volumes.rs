@@ -1,0 +1,482 @@
+//! Claims, volumes and classes as they change -> what the claims of a pod have, and what they could have on a node.
+//!
+//! What a pod is going to be given is nobody else's from then on (`assume`), until the caches show it or it is given back.
+//! Source: `plugins/volumebinding/{binder,assume_cache}.go`.
+
+use std::{
+    borrow::Borrow,
+    collections::{BTreeSet, HashMap, HashSet},
+    hash::Hash,
+    sync::Arc,
+};
+
+use api::{
+    Key,
+    k8s::api::{
+        core::v1::{PersistentVolume, PersistentVolumeClaim, TopologySelectorTerm},
+        storage::v1::StorageClass,
+    },
+    steps,
+};
+use client::pods::node_affinity::{NamedLabels, term_matches};
+use podspec::claims::{self, Wanted, claim_of};
+use reconcile::own_key;
+use tokio::sync::watch;
+
+use crate::{node::Facts, pod::PodInfo};
+
+pub const NODE_CONFLICT: &str = "node(s) didn't match PersistentVolume's node affinity";
+pub const BIND_CONFLICT: &str = "node(s) didn't find available persistent volumes to bind";
+pub const NO_VOLUME: &str = "node(s) unavailable due to one or more pvc(s) bound to non-existent pv(s)";
+
+type Claim = Arc<PersistentVolumeClaim>;
+type Volume = Arc<PersistentVolume>;
+
+/// As the caches show them, and what was assumed since.
+#[derive(Debug, Default)]
+pub struct Volumes {
+    claims: HashMap<Key, Claim>,
+    volumes: HashMap<String, Volume>,
+    classes: HashMap<String, Arc<StorageClass>>,
+    /// Those without a `claimRef`, by class: bytes and name.
+    free: HashMap<String, BTreeSet<(i64, String)>>,
+    /// The others, by their claim.
+    reserved: HashMap<Key, BTreeSet<String>>,
+    /// What claims are about to be given.
+    assumed: HashMap<Key, Assumed>,
+    assumed_volumes: HashMap<String, Key>,
+    /// Who waits for a change of a claim, or of a volume. Each goes with the first change after its last listener.
+    claim_waits: HashMap<Key, watch::Sender<Option<Claim>>>,
+    volume_waits: HashMap<String, watch::Sender<Option<Volume>>>,
+    /// The pods on nodes that use a claim.
+    users: HashMap<Key, HashSet<Key>>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Assumed {
+    Volume(String),
+    /// A volume is to be made for that node.
+    Node(String),
+}
+
+/// The claims of one pod.
+#[derive(Clone, Debug, Default)]
+pub struct PodClaims {
+    pub bound: Vec<Claim>,
+    /// Of classes that wait for a consumer; the smallest first.
+    pub delayed: Vec<Claim>,
+    /// Others that have no volume yet.
+    pub immediate: usize,
+}
+
+/// What the unbound claims of a pod can have on a node.
+#[derive(Clone, Debug, Default)]
+pub struct Found {
+    pub bindings: Vec<(Claim, Volume)>,
+    /// A volume is to be made for these.
+    pub provisions: Vec<Claim>,
+}
+
+/// The names of the claims that a pod's volumes are, and whether it is made for the pod.
+pub fn names(pod: &PodInfo) -> impl Iterator<Item = (Key, bool)> + '_ {
+    let volumes = pod.spec().and_then(|spec| spec.volumes.as_deref()).unwrap_or_default();
+    volumes.iter().filter_map(|volume| match (&volume.persistent_volume_claim, &volume.ephemeral) {
+        (Some(claim), _) => Some((Key::new(&pod.key.namespace, &claim.claim_name), false)),
+        (None, Some(_)) => Some((Key::new(&pod.key.namespace, &format!("{}-{}", pod.key.name, volume.name)), true)),
+        (None, None) => None,
+    })
+}
+
+impl Volumes {
+    /// `None`: it is gone.
+    pub fn set_claim(&mut self, key: &Key, claim: Option<&Claim>) {
+        match claim {
+            Some(claim) => drop(self.claims.insert(key.clone(), claim.clone())),
+            None => drop(self.claims.remove(key)),
+        }
+        let shows =
+            |claim: &Claim| !claims::volume_name(claim).is_empty() || claims::annotation(&claim.metadata, claims::SELECTED_NODE).is_some();
+        if claim.is_none_or(shows) {
+            self.forget(key);
+        }
+        tell(&mut self.claim_waits, key, claim.cloned());
+    }
+
+    /// `None`: it is gone.
+    pub fn set_volume(&mut self, name: &str, volume: Option<&Volume>) {
+        let old = match volume {
+            Some(volume) => self.volumes.insert(name.to_owned(), volume.clone()),
+            None => self.volumes.remove(name),
+        };
+        if let Some(old) = old {
+            self.take_off(name, &old);
+        }
+        if let Some(volume) = volume {
+            self.put_on(name, volume);
+        }
+        if volume.is_none_or(|volume| claim_of(volume).is_some())
+            && let Some(claim) = self.assumed_volumes.get(name).cloned()
+        {
+            self.forget(&claim);
+        }
+        tell(&mut self.volume_waits, name, volume.cloned());
+    }
+
+    pub fn set_class(&mut self, name: &str, class: Option<&Arc<StorageClass>>) {
+        match class {
+            Some(class) => drop(self.classes.insert(name.to_owned(), class.clone())),
+            None => drop(self.classes.remove(name)),
+        }
+    }
+
+    pub fn claim(&self, key: &Key) -> Option<&Claim> {
+        self.claims.get(key)
+    }
+
+    /// The claim as it changes from now on.
+    pub fn follow_claim(&mut self, key: &Key) -> watch::Receiver<Option<Claim>> {
+        let now = self.claims.get(key).cloned();
+        self.claim_waits.entry(key.clone()).or_insert_with(|| watch::Sender::new(now)).subscribe()
+    }
+
+    /// As [`Volumes::follow_claim`].
+    pub fn follow_volume(&mut self, name: &str) -> watch::Receiver<Option<Volume>> {
+        let now = self.volumes.get(name).cloned();
+        self.volume_waits.entry(name.to_owned()).or_insert_with(|| watch::Sender::new(now)).subscribe()
+    }
+
+    /// A pod came to a node (`by` > 0), or left it.
+    pub fn used(&mut self, pod: &PodInfo, by: i32) {
+        for (claim, _) in names(pod) {
+            if by > 0 {
+                self.users.entry(claim).or_default().insert(pod.key.clone());
+            } else if let Some(users) = self.users.get_mut(&claim) {
+                users.remove(&pod.key);
+                if users.is_empty() {
+                    self.users.remove(&claim);
+                }
+            }
+        }
+    }
+
+    /// A pod on a node uses the claim.
+    pub fn is_used(&self, claim: &Key) -> bool {
+        self.users.contains_key(claim)
+    }
+
+    /// Sorts the claims of a pod, which are all there, by how far they are. Upstream: `GetPodVolumeClaims`.
+    pub fn of_pod(&self, keys: impl Iterator<Item = Key>) -> PodClaims {
+        let mut all = PodClaims::default();
+        for claim in keys.filter_map(|key| self.claims.get(&key)) {
+            let waits = || self.classes.get(claims::class_of_claim(claim)).is_some_and(|class| claims::waits_for_consumer(class));
+            match () {
+                () if claims::is_fully_bound(claim) => all.bound.push(claim.clone()),
+                () if claims::volume_name(claim).is_empty() && waits() => all.delayed.push(claim.clone()),
+                () => all.immediate += 1,
+            }
+        }
+        all.delayed.sort_by_key(|claim| claims::requested(claim));
+        all
+    }
+
+    /// What the pod's claims can have on the node. Upstream: `FindPodVolumes`.
+    ///
+    /// # Errors
+    /// Why the node does not do.
+    pub fn find(&self, pod: &PodClaims, node: &Facts) -> Result<Found, Vec<&'static str>> {
+        let bound = pod.bound.iter().try_for_each(|claim| match self.volumes.get(claims::volume_name(claim)) {
+            None => Err(NO_VOLUME),
+            Some(volume) if !is_reachable(volume, node) => Err(NODE_CONFLICT),
+            Some(_) => Ok(()),
+        });
+        let found = self.find_unbound(&pod.delayed, node);
+        match (bound, found) {
+            (Ok(()), Some(found)) => Ok(found),
+            (Ok(()), None) => Err(vec![BIND_CONFLICT]),
+            (Err(why), Some(_)) => Err(vec![why]),
+            (Err(NODE_CONFLICT), None) => Err(vec![NODE_CONFLICT, BIND_CONFLICT]),
+            (Err(why), None) => Err(vec![BIND_CONFLICT, why]),
+        }
+    }
+
+    fn find_unbound(&self, delayed: &[Claim], node: &Facts) -> Option<Found> {
+        let (mut found, mut chosen) = (Found::default(), HashSet::new());
+        for claim in delayed {
+            match self.selected_node(claim) {
+                Some(other) if other != node.name => return None,
+                Some(_) => found.provisions.push(claim.clone()),
+                None => match self.matching(claim, node, &chosen) {
+                    Some(volume) => {
+                        chosen.insert(volume.metadata.name.as_deref().unwrap_or_default());
+                        found.bindings.push((claim.clone(), volume.clone()));
+                    }
+                    None => found.provisions.push(claim.clone()),
+                },
+            }
+        }
+        found.provisions.iter().all(|claim| self.can_be_made(claim, node)).then_some(found)
+    }
+
+    fn selected_node<'a>(&'a self, claim: &'a PersistentVolumeClaim) -> Option<&'a str> {
+        match self.assumed.get(&own_key(claim)) {
+            Some(Assumed::Node(node)) => Some(node),
+            _ => claims::annotation(&claim.metadata, claims::SELECTED_NODE),
+        }
+    }
+
+    /// Upstream: `FindMatchingVolume`, as the scheduler asks it.
+    fn matching(&self, claim: &PersistentVolumeClaim, node: &Facts, chosen: &HashSet<&str>) -> Option<&Volume> {
+        let (wanted, key) = (Wanted::of(claim).ok()?, own_key(claim));
+        let assumed = match self.assumed.get(&key) {
+            Some(Assumed::Volume(name)) => Some(name),
+            _ => None,
+        };
+        let its = self.reserved.get(&key).into_iter().flatten().chain(assumed);
+        let is_its = |volume: &&Volume| {
+            let is_bound = claims::is_bound_to(volume, claim) || assumed == volume.metadata.name.as_ref();
+            is_bound && claims::class_of_volume(volume) == wanted.class && wanted.could_take(volume)
+        };
+        if let Some(volume) = its.filter_map(|name| self.volumes.get(name)).find(is_its) {
+            return Some(volume).filter(|volume| is_reachable(volume, node));
+        }
+        let large_enough = self.free.get(wanted.class)?.range((wanted.bytes, String::new())..);
+        let open =
+            steps::counted(large_enough).filter(|(_, name)| !chosen.contains(name.as_str()) && !self.assumed_volumes.contains_key(name));
+        open.filter_map(|(_, name)| self.volumes.get(name)).find(|volume| wanted.takes(volume) && is_reachable(volume, node))
+    }
+
+    /// Upstream: `checkVolumeProvisions`.
+    fn can_be_made(&self, claim: &PersistentVolumeClaim, node: &Facts) -> bool {
+        self.classes.get(claims::class_of_claim(claim)).is_some_and(|class| {
+            let is_made = !class.provisioner.is_empty() && class.provisioner != claims::NO_PROVISIONER;
+            is_made && topology_matches(class.allowed_topologies.as_deref().unwrap_or_default(), node)
+        })
+    }
+
+    /// Nobody else is given what was found.
+    pub fn assume(&mut self, found: &Found, node: &str) {
+        for (claim, volume) in &found.bindings {
+            let (key, name) = (own_key(&**claim), volume.metadata.name.clone().unwrap_or_default());
+            self.assumed_volumes.insert(name.clone(), key.clone());
+            self.assumed.insert(key, Assumed::Volume(name));
+        }
+        for claim in &found.provisions {
+            self.assumed.insert(own_key(&**claim), Assumed::Node(node.to_owned()));
+        }
+    }
+
+    /// It is given back; may be called again, and where the caches show it already.
+    pub fn revert(&mut self, found: &Found) {
+        let all = found.bindings.iter().map(|(claim, _)| claim).chain(&found.provisions);
+        all.for_each(|claim| self.forget(&own_key(&**claim)));
+    }
+
+    fn forget(&mut self, claim: &Key) {
+        if let Some(Assumed::Volume(name)) = self.assumed.remove(claim) {
+            self.assumed_volumes.remove(&name);
+        }
+    }
+
+    fn put_on(&mut self, name: &str, volume: &PersistentVolume) {
+        match claim_of(volume) {
+            Some(claim) => drop(self.reserved.entry(claim).or_default().insert(name.to_owned())),
+            None => {
+                let of_class = self.free.entry(claims::class_of_volume(volume).to_owned()).or_default();
+                of_class.insert((claims::capacity(volume), name.to_owned()));
+            }
+        }
+    }
+
+    fn take_off(&mut self, name: &str, volume: &PersistentVolume) {
+        if let Some(claim) = claim_of(volume) {
+            if let Some(names) = self.reserved.get_mut(&claim) {
+                names.remove(name);
+                if names.is_empty() {
+                    self.reserved.remove(&claim);
+                }
+            }
+        } else if let Some(names) = self.free.get_mut(claims::class_of_volume(volume)) {
+            names.remove(&(claims::capacity(volume), name.to_owned()));
+            if names.is_empty() {
+                self.free.remove(claims::class_of_volume(volume));
+            }
+        }
+    }
+}
+
+fn tell<K, Q, V>(waits: &mut HashMap<K, watch::Sender<Option<V>>>, key: &Q, now: Option<V>)
+where
+    K: Borrow<Q> + Hash + Eq,
+    Q: Hash + Eq + ?Sized,
+{
+    if let Some(sender) = waits.get(key) {
+        sender.send_replace(now);
+        if sender.receiver_count() == 0 {
+            waits.remove(key);
+        }
+    }
+}
+
+/// The volume can be had on the node. Upstream: `CheckNodeAffinity`, which knows the node's labels alone.
+pub fn is_reachable(volume: &PersistentVolume, node: &Facts) -> bool {
+    let required = volume.spec.as_ref().and_then(|spec| spec.node_affinity.as_ref()?.required.as_ref());
+    let node = NamedLabels { name: "", labels: &node.labels };
+    required.is_none_or(|required| required.node_selector_terms.iter().any(|term| term_matches(term, node)))
+}
+
+/// Upstream: `MatchTopologySelectorTerms`; a term that asks for nothing matches nothing.
+fn topology_matches(terms: &[TopologySelectorTerm], node: &Facts) -> bool {
+    let matches = |term: &TopologySelectorTerm| {
+        let asked = term.match_label_expressions.as_deref().unwrap_or_default();
+        !asked.is_empty() && asked.iter().all(|one| node.labels.get(&one.key).is_some_and(|value| one.values.contains(value)))
+    };
+    terms.is_empty() || terms.iter().any(matches)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn facts(name: &str) -> Facts {
+        Facts { name: name.into(), labels: [("kubernetes.io/hostname".to_owned(), name.to_owned())].into(), ..Facts::default() }
+    }
+
+    fn on(node: &str) -> Value {
+        json!({"required": {"nodeSelectorTerms": [{"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "In", "values": [node]}]}]}})
+    }
+
+    fn volume(name: &str, gigabytes: u32, node: &str, more: Value) -> Volume {
+        let mut spec = json!({"accessModes": ["ReadWriteOnce"], "capacity": {"storage": format!("{gigabytes}Gi")}, "storageClassName": "s", "nodeAffinity": on(node)});
+        spec.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        Arc::new(serde_json::from_value(json!({"metadata": {"name": name}, "spec": spec, "status": {"phase": "Available"}})).unwrap())
+    }
+
+    fn claim(name: &str, gigabytes: u32, more: Value) -> Claim {
+        let mut whole = json!({"metadata": {"name": name, "namespace": "n", "uid": name}, "spec": {"accessModes": ["ReadWriteOnce"], "storageClassName": "s",
+            "resources": {"requests": {"storage": format!("{gigabytes}Gi")}}}});
+        for (part, fields) in more.as_object().unwrap() {
+            whole[part].as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+        }
+        Arc::new(serde_json::from_value(whole).unwrap())
+    }
+
+    fn class(provisioner: &str, topologies: Value) -> Arc<StorageClass> {
+        let said = json!({"metadata": {"name": "s"}, "provisioner": provisioner, "volumeBindingMode": "WaitForFirstConsumer", "allowedTopologies": topologies});
+        Arc::new(serde_json::from_value(said).unwrap())
+    }
+
+    struct World(Volumes);
+
+    impl World {
+        fn new(provisioner: &str) -> Self {
+            let mut volumes = Volumes::default();
+            volumes.set_class("s", Some(&class(provisioner, Value::Null)));
+            Self(volumes)
+        }
+
+        fn volume(&mut self, volume: &Volume) {
+            self.0.set_volume(volume.metadata.name.as_deref().unwrap(), Some(volume));
+        }
+
+        fn claim(&mut self, claim: &Claim) {
+            self.0.set_claim(&own_key(&**claim), Some(claim));
+        }
+
+        fn pod(&self, names: &[&str]) -> PodClaims {
+            self.0.of_pod(names.iter().map(|name| Key::new("n", name)))
+        }
+
+        /// The volumes, and the claims that get a new one.
+        fn find(&self, names: &[&str], node: &str) -> Result<(Vec<String>, usize), Vec<&'static str>> {
+            let found = self.0.find(&self.pod(names), &facts(node))?;
+            Ok((found.bindings.iter().map(|(_, volume)| volume.metadata.name.clone().unwrap()).collect(), found.provisions.len()))
+        }
+
+        fn assume(&mut self, names: &[&str], node: &str) -> Found {
+            let found = self.0.find(&self.pod(names), &facts(node)).unwrap();
+            self.0.assume(&found, node);
+            found
+        }
+    }
+
+    fn of(names: &[&str], made: usize) -> Result<(Vec<String>, usize), Vec<&'static str>> {
+        Ok((names.iter().map(|name| (*name).to_owned()).collect(), made))
+    }
+
+    #[test]
+    fn claims_get_the_smallest_volumes_of_the_node() {
+        let mut world = World::new(claims::NO_PROVISIONER);
+        for (name, size, node) in [("a-10", 10, "a"), ("a-2", 2, "a"), ("b-1", 1, "b")] {
+            world.volume(&volume(name, size, node, json!({})));
+        }
+        world.claim(&claim("large", 5, json!({})));
+        world.claim(&claim("small", 1, json!({})));
+        assert_eq!(world.find(&["large", "small"], "a"), of(&["a-2", "a-10"], 0));
+        assert_eq!(world.find(&["small"], "b"), of(&["b-1"], 0));
+        assert_eq!(world.find(&["large", "small"], "b"), Err(vec![BIND_CONFLICT]));
+        assert_eq!(world.find(&["small"], "c"), Err(vec![BIND_CONFLICT]));
+    }
+
+    #[test]
+    fn what_is_assumed_is_nobody_elses_until_it_is_given_back() {
+        let mut world = World::new(claims::NO_PROVISIONER);
+        world.volume(&volume("v", 1, "a", json!({})));
+        ["one", "two"].iter().for_each(|name| world.claim(&claim(name, 1, json!({}))));
+        let found = world.assume(&["one"], "a");
+        assert_eq!(world.find(&["two"], "a"), Err(vec![BIND_CONFLICT]));
+        assert_eq!(world.find(&["one"], "a"), of(&["v"], 0), "another pod of the same claim");
+        assert_eq!(world.find(&["one"], "b"), Err(vec![BIND_CONFLICT]));
+        world.0.revert(&found);
+        assert_eq!(world.find(&["two"], "a"), of(&["v"], 0));
+        // Written: the cache shows it.
+        world.assume(&["one"], "a");
+        world.volume(&volume("v", 1, "a", json!({"claimRef": {"namespace": "n", "name": "one", "uid": "one"}})));
+        assert!(world.0.assumed.is_empty() && world.0.assumed_volumes.is_empty());
+        assert_eq!((world.find(&["one"], "a"), world.find(&["two"], "a")), (of(&["v"], 0), Err(vec![BIND_CONFLICT])));
+    }
+
+    #[test]
+    fn volumes_are_made_where_the_class_lets_them_be() {
+        let mut world = World::new("example.com/p");
+        world.claim(&claim("c", 1, json!({})));
+        assert_eq!(world.find(&["c"], "a"), of(&[], 1));
+        world.0.set_class(
+            "s",
+            Some(&class("example.com/p", json!([{"matchLabelExpressions": [{"key": "kubernetes.io/hostname", "values": ["b"]}]}]))),
+        );
+        assert_eq!((world.find(&["c"], "a"), world.find(&["c"], "b")), (Err(vec![BIND_CONFLICT]), of(&[], 1)));
+        world.0.set_class("s", Some(&class("example.com/p", Value::Null)));
+        let found = world.assume(&["c"], "a");
+        assert_eq!(world.find(&["c"], "b"), Err(vec![BIND_CONFLICT]), "it is made on another node");
+        world.0.revert(&found);
+        world.claim(&claim("c", 1, json!({"metadata": {"annotations": {"volume.kubernetes.io/selected-node": "b"}}})));
+        assert_eq!((world.find(&["c"], "a"), world.find(&["c"], "b")), (Err(vec![BIND_CONFLICT]), of(&[], 1)));
+    }
+
+    #[test]
+    fn bound_claims_are_had_where_their_volumes_are() {
+        let mut world = World::new("example.com/p");
+        let bound = json!({"metadata": {"annotations": {"pv.kubernetes.io/bind-completed": "yes"}}, "spec": {"volumeName": "v"}});
+        world.claim(&claim("c", 1, bound));
+        assert_eq!(world.find(&["c"], "a"), Err(vec![NO_VOLUME]));
+        world.volume(&volume("v", 1, "a", json!({"claimRef": {"namespace": "n", "name": "c", "uid": "c"}})));
+        assert_eq!((world.find(&["c"], "a"), world.find(&["c"], "b")), (of(&[], 0), Err(vec![NODE_CONFLICT])));
+        // Named, and not bound: the binder is to do that at once.
+        world.claim(&claim("named", 1, json!({"spec": {"volumeName": "v"}})));
+        assert_eq!(world.pod(&["named"]).immediate, 1);
+    }
+
+    #[test]
+    fn who_waits_is_told_and_forgotten() {
+        let mut world = World::new("example.com/p");
+        world.claim(&claim("c", 1, json!({})));
+        let mut told = world.0.follow_claim(&Key::new("n", "c"));
+        assert!(told.borrow_and_update().is_some());
+        world.0.set_claim(&Key::new("n", "c"), None);
+        assert!(told.has_changed().unwrap() && told.borrow_and_update().is_none());
+        drop(told);
+        world.claim(&claim("c", 1, json!({})));
+        assert!(world.0.claim_waits.is_empty());
+    }
+}

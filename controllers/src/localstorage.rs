@@ -144,7 +144,7 @@ fn place<'a>(node: &'a Node, claim: &PersistentVolumeClaim) -> Result<(&'a str, 
     }
     let key = own_key(claim);
     let mut name = format!("{}_{}_{}", name_of(claim), key.namespace, key.name);
-    name.truncate(NAME_MAX);
+    name.truncate(name.floor_char_boundary(NAME_MAX));
     Ok((hostname, format!("{}/{name}", storage.trim_end_matches('/'))))
 }
 
@@ -200,11 +200,11 @@ mod tests {
     }
 
     fn told(actions: &[Action]) -> &str {
-        let said = |action: &'_ Action| matches!(action, Action::Event { .. });
-        match actions.iter().find(|action| said(action)) {
-            Some(Action::Event { message, .. }) => message,
-            _ => panic!("{actions:?}"),
-        }
+        let messages = actions.iter().filter_map(|action| match action {
+            Action::Event { message, .. } => Some(message.as_str()),
+            _ => None,
+        });
+        messages.last().unwrap()
     }
 
     #[test]

@@ -5,6 +5,8 @@
 //! Source: `pkg/kubelet/volumemanager`, `pkg/volume/*`.
 
 mod atomic;
+#[cfg(test)]
+mod claim_tests;
 mod directories;
 mod files;
 mod local_storage;

@@ -52,8 +52,12 @@ impl VolumePlugin for PersistentVolumes {
 
     async fn set_up(&self, volume: VolumeToMount) -> Result<Mounted, String> {
         let (claim, link) = (Claimed::of(&volume), volume.dir(NAME));
-        let is_mounted = fs::symlink_metadata(&link).is_ok();
-        let found = resolve(&volume, &claim, is_mounted).await?;
+        let (place_of_pod, read_only) = (link.clone(), claim.read_only);
+        // What an earlier run of the agent has set up is the pod's as long as it is there: no server is asked, which may be gone.
+        if let Some(path) = blocking(move || Ok(fs::read_link(place_of_pod).ok().filter(|path| path.exists()))).await? {
+            return Ok(Mounted { path, read_only });
+        }
+        let found = resolve(&volume, &claim).await?;
         blocking(move || {
             let path = place(&found, volume.mode, &dirs::storage(&volume.host().root_dir))?;
             let is_local = found.spec.as_ref().is_some_and(|spec| spec.local.is_some());
@@ -87,13 +91,13 @@ impl Claimed {
 }
 
 /// The volume that the claim is bound to, which this node may have.
-async fn resolve(volume: &VolumeToMount, claimed: &Claimed, is_mounted: bool) -> Result<PersistentVolume, String> {
+async fn resolve(volume: &VolumeToMount, claimed: &Claimed) -> Result<PersistentVolume, String> {
     let (client, pod) = (&volume.host().client, volume.pod());
     let namespace = meta::namespace(pod);
     let failed = |why: String| format!("error processing PVC {namespace}/{}: {why}", claimed.name);
     let claim = get::<PersistentVolumeClaim>(client, Some(namespace), &claimed.name).await;
     let claim = claim.map_err(|why| failed(format!("failed to fetch PVC from API server: {why}")))?;
-    usable(&claim, pod, claimed.is_own, is_mounted).map_err(failed)?;
+    usable(&claim, pod, claimed.is_own).map_err(failed)?;
     let name = volume_name(&claim);
     let found = get::<PersistentVolume>(client, None, name)
         .await
@@ -118,14 +122,14 @@ async fn get<K: client::Object>(client: &kube::Client, namespace: Option<&str>, 
     }
 }
 
-/// Upstream: `getPVCExtractPV`. A pod that has the volume keeps it where the claim is to go.
-fn usable(claim: &PersistentVolumeClaim, pod: &Pod, is_own: bool, is_mounted: bool) -> Result<(), String> {
+/// Upstream: `getPVCExtractPV`.
+fn usable(claim: &PersistentVolumeClaim, pod: &Pod, is_own: bool) -> Result<(), String> {
     let uid = meta::uid(pod);
     let is_owned = || claim.metadata.owner_references.iter().flatten().any(|owner| owner.controller == Some(true) && owner.uid == uid);
     let phase = claim.status.as_ref().and_then(|status| status.phase.as_deref());
     let why = match () {
         () if is_own && !is_owned() => "PVC was not created for the pod (pod is not owner)",
-        () if claim.metadata.deletion_timestamp.is_some() && !is_mounted => "PVC is being deleted",
+        () if claim.metadata.deletion_timestamp.is_some() => "PVC is being deleted",
         () if phase != Some("Bound") => "PVC is not bound",
         () if volume_name(claim).is_empty() => "PVC has no pv name",
         () => return Ok(()),
@@ -282,13 +286,12 @@ mod tests {
             }
             serde_json::from_value(whole).unwrap()
         };
-        let why = |said: Value, is_own| usable(&claim(said), &p, is_own, false).err();
+        let why = |said: Value, is_own| usable(&claim(said), &p, is_own).err();
         assert_eq!(why(json!({}), false), None);
         assert_eq!(why(json!({"status": {"phase": "Pending"}}), false).as_deref(), Some("PVC is not bound"));
         assert_eq!(why(json!({"spec": {"volumeName": ""}}), false).as_deref(), Some("PVC has no pv name"));
         let going = json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}});
-        assert_eq!(why(going.clone(), false).as_deref(), Some("PVC is being deleted"));
-        assert_eq!(usable(&claim(going), &p, false, true), Ok(()));
+        assert_eq!(why(going, false).as_deref(), Some("PVC is being deleted"));
         assert!(why(json!({}), true).is_some());
         let of = |uid: Value, mode: &str| volume(json!({"claimRef": {"uid": uid}, "volumeMode": mode}), Value::Null);
         let judged = |volume: PersistentVolume, mode| is_of(&volume, &claim(json!({})), mode, "v").err();

@@ -22,7 +22,7 @@ use client::{Cache, Object, kube, pods::Pod};
 use kube::Resource;
 use parking_lot::{Mutex, RwLock};
 use reconcile::{
-    Action, Owner, Wake, claim, controller_of,
+    Action, Owner, Wake, claim,
     selectors::{self, Selectors},
 };
 

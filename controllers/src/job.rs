@@ -4,6 +4,7 @@
 
 mod backoff;
 mod conditions;
+mod decide;
 mod indexes;
 mod manage;
 mod orphans;
@@ -34,10 +35,11 @@ use crate::{
     replicas::watches,
 };
 use backoff::Record;
+use decide::decide;
 pub use orphans::Orphans;
 pub use pods::is_finished;
 use pods::{finished_at, managed_elsewhere, spec};
-use sync::{Outcome, decide, selector};
+use sync::{Outcome, selector};
 
 /// A run rests as one about so many objects for each pod, 1 ms: of a Job of a thousand it looks once in a second (`SyncJobBatchPeriod`).
 const WEIGHT: usize = 100;

@@ -135,9 +135,7 @@ const TABLE: &[Row] = &[
     ("ttl-controller", "ttl-controller", |s| s.run(nodettl::NodeTtl::new(s.caches))),
     ("node-controller", "taint-eviction-controller", |s| s.run(tainteviction::TaintEviction::new(s.caches, &s.on_node))),
     ("pod-garbage-collector", "pod-garbage-collector", |s| s.run(podgc::PodGc::new(s.caches, &s.on_node, s.client(), s.config))),
-    ("persistent-volume-binder", "persistentvolume-controller", |s| {
-        s.run(persistentvolume::Claims::new(s.caches, &s.shelf, &s.users, s.client()))
-    }),
+    ("persistent-volume-binder", "persistentvolume-controller", |s| s.run(persistentvolume::Claims::of(s))),
     ("persistent-volume-binder", "persistentvolume-controller", |s| s.run(persistentvolume::Volumes::new(s.caches, &s.shelf, s.client()))),
     ("persistent-volume-binder", "skiff.dev/local", |s| s.run(localstorage::LocalStorage::new(s.caches))),
     ("ephemeral-volume-controller", "ephemeral_volume", |s| s.run(ephemeral::Ephemeral::new(s.caches))),

@@ -27,7 +27,7 @@ use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 
 use crate::{
-    catalog,
+    Entry, catalog,
     index::{ByClaim, claims_of},
 };
 
@@ -67,8 +67,13 @@ pub enum Named<K> {
 }
 
 impl Claims {
+    /// What a row of the table has no room for.
+    pub fn of(entry: &Entry<'_>) -> Self {
+        Self::new(entry.caches, &entry.shelf, &entry.users, entry.client())
+    }
+
     /// `client` reads volumes that the cache does not show.
-    pub fn new(caches: &Caches, shelf: &Shelf, users: &ByClaim, client: kube::Client) -> Self {
+    fn new(caches: &Caches, shelf: &Shelf, users: &ByClaim, client: kube::Client) -> Self {
         let (claims, volumes, classes, pods) = (caches.of(), caches.of(), caches.of(), caches.of());
         Self { claims, volumes, classes, pods, users: users.clone(), shelf: shelf.clone(), client }
     }

@@ -1,7 +1,5 @@
-//! A Job and its pods -> what is to be done, and what its status says. Source: `syncJob` in `pkg/controller/job/job_controller.go`.
-//!
-//! Upstream writes the status up to twice in one run, and takes the finalizers off the pods in between. Here a run ends with the finalizers: the next one,
-//! which begins when the caches have seen that they are gone, counts those pods. What is written is the same, and in the same order.
+//! What is known of a Job and its pods in one run, and what follows of it: how many ended, whether it is over, when to look again.
+//! Source: `syncJob` in `pkg/controller/job/job_controller.go`.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -18,27 +16,18 @@ use api::{
     time::{Timestamp, span, whole_seconds},
 };
 use client::pods::Pod;
-use reconcile::{Action, Owner, Plan, claim};
+use reconcile::{Action, Owner};
 
 use super::{
     World,
     backoff::Record,
-    conditions::{CRITERIA_MET, FAILED, FAILURE_TARGET, SUSPENDED, condition, ensure, holding},
+    conditions::{CRITERIA_MET, FAILED, FAILURE_TARGET, condition, holding},
     indexes::Indexes,
-    manage,
-    pods::{self, TRACKING, is_terminating, is_tracked, spec, uid},
+    pods::{self, is_terminating, is_tracked, spec, uid},
     policy::{is_success, judge},
-    tracking,
     wanted::Wanted,
 };
 use crate::lasted::Lasted;
-
-/// What was decided.
-#[derive(Debug, Default)]
-pub struct Decided {
-    pub plan: Plan,
-    pub outcome: Outcome,
-}
 
 /// What is remembered and counted once it is carried out.
 #[derive(Debug, Default, PartialEq)]
@@ -105,34 +94,8 @@ pub fn selector(job: &Job) -> Option<Labels> {
     Labels::from_selector(spec(job).selector.as_ref()).ok().flatten()
 }
 
-pub fn decide(world: &World) -> Decided {
-    let job = &*world.job;
-    let Some(owner) = selector(job).and_then(|s| Owner::of(job, s)) else { return Decided::default() };
-    if let Some(mode) = spec(job).completion_mode.as_deref().filter(|mode| !matches!(*mode, "Indexed" | "NonIndexed")) {
-        tracing::debug!(mode, "not a mode of completion");
-        let told = Action::warning(job, "UnknownCompletionMode", "Skipped Job sync because completion mode is unknown");
-        return Decided { plan: Plan::act(vec![told]), ..Decided::default() };
-    }
-    let owner = Owner { finalizer: Some(TRACKING), ..owner };
-    let claimed = claim(&owner, world.pods.iter().cloned());
-    if claimed.adopts {
-        // They count from the next look on: whoever made pods in their place would make too many.
-        return Decided { plan: Plan::act(claimed.actions), ..Decided::default() };
-    }
-    let mut sync = Sync::look(world, owner, claimed.owned);
-    sync.first = claimed.actions;
-    sync.outcome.deletes_first = false;
-    sync.judge();
-    if sync.finish.is_some() {
-        sync.stop_active();
-    } else {
-        sync.go_on();
-    }
-    sync.conclude()
-}
-
 impl<'a> Sync<'a> {
-    fn look(world: &'a World, owner: Owner, mut pods: Vec<Arc<Pod>>) -> Self {
+    pub fn look(world: &'a World, owner: Owner, mut pods: Vec<Arc<Pod>>) -> Self {
         let job = &*world.job;
         let wanted = Wanted::of(job);
         if wanted.is_indexed {
@@ -210,7 +173,7 @@ impl<'a> Sync<'a> {
     }
 
     /// Whether the Job comes to its end. What was said before holds; failures come before success.
-    fn judge(&mut self) {
+    pub fn judge(&mut self) {
         if self.status.start_time.is_none() && !self.wanted.is_suspended {
             self.status.start_time = Some(Time(self.now));
         }
@@ -322,62 +285,5 @@ impl<'a> Sync<'a> {
         }
         let message = is_success(spec(self.job).success_policy.as_ref(), completions, &self.progress.succeeded)?;
         Some(condition(CRITERIA_MET, "True", ("SuccessPolicy", &message), self.now))
-    }
-
-    /// The Job ends: what is active goes. It keeps its finalizers until it is counted.
-    fn stop_active(&mut self) {
-        let active = std::mem::take(&mut self.active);
-        if self.is_stuck && !active.is_empty() {
-            // It cannot be told that the Job ends while pods that cannot be deleted go on.
-            self.finish = None;
-        }
-        manage::delete(self, &active, manage::Finalizers::Stay);
-    }
-
-    fn go_on(&mut self) {
-        let is_going = self.job.metadata.deletion_timestamp.is_some();
-        if !is_going {
-            manage::manage(self);
-        }
-        let enough = match self.wanted.completions {
-            // Of such a Job any pod says that all is done; the others are waited for.
-            None => self.counts.succeeded > 0,
-            Some(completions) => self.counts.succeeded >= completions,
-        };
-        if enough && self.counts.active == 0 {
-            let why = ("CompletionsReached", "Reached expected number of succeeded pods");
-            self.finish = Some(condition(CRITERIA_MET, "True", why, self.now));
-        } else if !is_going {
-            self.tell_suspension();
-        }
-    }
-
-    fn tell_suspension(&mut self) {
-        let (word, why, told) = match self.wanted.is_suspended {
-            true => ("True", ("JobSuspended", "Job suspended"), ("Suspended", "Job suspended")),
-            false => ("False", ("JobResumed", "Job resumed"), ("Resumed", "Job resumed")),
-        };
-        if !ensure(&mut self.status, condition(SUSPENDED, word, why, self.now)) {
-            return;
-        }
-        // The deadline is of the time in which the Job runs.
-        self.status.start_time = (!self.wanted.is_suspended).then_some(Time(self.now));
-        self.events.push(Action::normal(self.job, told.0, told.1));
-    }
-
-    fn conclude(mut self) -> Decided {
-        let some = |n: i32| (n != 0).then_some(n);
-        self.status.active = some(self.counts.active);
-        self.status.ready = Some(self.counts.ready);
-        self.status.terminating = Some(self.counts.terminating);
-        tracking::track(&mut self);
-        let mut actions = self.first;
-        if Some(&self.status) != self.job.status.as_ref() {
-            actions.push(Action::update_status(&Job { status: Some(self.status), ..self.job.clone() }));
-        }
-        actions.append(&mut self.events);
-        actions.append(&mut self.then);
-        actions.append(&mut self.last);
-        Decided { plan: Plan { actions, again: self.again }, outcome: self.outcome }
     }
 }

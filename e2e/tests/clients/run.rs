@@ -52,6 +52,7 @@ impl Clients {
     /// The program in Go, built from client-go as Debian has it. Nothing is compiled that was before.
     pub async fn gopher(&self) -> Command {
         let (go, ours) = (tools().join("go"), root().join("e2e/tests/clients/go"));
+        assert!(go.join(".done").exists(), "{} is missing: run `deploy/setup.sh test`", go.display());
         let theirs = go.join("usr/share/gocode/src/k8s.io/client-go");
         let kept = ["kubernetes/clientset.go", "kubernetes/scheme/register.go"].map(|path| (theirs.join(path), ours.join(path)));
         // It would want all the groups.
@@ -69,7 +70,7 @@ impl Clients {
         build.arg(ours.join("drive.go")).env("GOROOT", root).env("GOPATH", go.join("usr/share/gocode")).env("GOCACHE", go.join("cache"));
         build.envs([("GO111MODULE", "off"), ("GOFLAGS", ""), ("GOTOOLCHAIN", "local"), ("CGO_ENABLED", "0")]).env("HOME", &self.home);
         let built = tokio::time::timeout(BUILD_BOUND, build.kill_on_drop(true).output()).await.expect("it is built in time");
-        let built = built.unwrap_or_else(|e| panic!("{}: {e}: run `deploy/setup.sh test`", go.display()));
+        let built = built.expect("Go starts");
         assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
         let mut command = Command::new(program);
         command.env("KUBECONFIG", &self.kubeconfig).kill_on_drop(true);

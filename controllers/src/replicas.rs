@@ -1,4 +1,4 @@
-//! A count, a template, the pods there are -> pods to make and to delete. Shared by ReplicaSet and ReplicationController.
+//! A count, a template, the pods there are -> pods to make and to delete. What ReplicaSet and ReplicationController do, and what DaemonSet, StatefulSet and Job share of it.
 //!
 //! Source: `pkg/controller/replicaset/replica_set.go`, `pkg/controller/controller_utils.go`.
 

@@ -77,7 +77,7 @@ pub async fn run(flags: LeaveFlags) -> anyhow::Result<()> {
     for below in [kubelet::config::root_dir(&dirs.agent()), kubelet::config::log_dir(&dirs.agent()), dirs.node()] {
         remove(&below)?;
     }
-    say!(" \u{2713} this machine is no node any more; its images are kept in {}", dirs.agent().display());
+    say!(" \u{2713} this machine is no node any more; its images and the data of local volumes are kept in {}", dirs.agent().display());
     Ok(())
 }
 

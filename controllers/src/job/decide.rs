@@ -90,8 +90,7 @@ fn tell_suspension(sync: &mut Sync<'_>) {
 }
 
 fn conclude(mut sync: Sync<'_>) -> Decided {
-    let some = |n: i32| (n != 0).then_some(n);
-    sync.status.active = some(sync.counts.active);
+    sync.status.active = (sync.counts.active != 0).then_some(sync.counts.active);
     sync.status.ready = Some(sync.counts.ready);
     sync.status.terminating = Some(sync.counts.terminating);
     tracking::track(&mut sync);

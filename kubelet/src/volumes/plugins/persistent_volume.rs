@@ -8,6 +8,7 @@ use std::{
     fs,
     os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
+    sync::{Arc, Weak},
     time::Duration,
 };
 
@@ -18,12 +19,15 @@ use client::{
     pods::node_affinity::{NamedLabels, term_matches},
     watch,
 };
+use parking_lot::Mutex;
 use podspec::claims::{LOCAL_PROVISIONER, PROVISIONED_BY, annotation, volume_name};
+use tokio::sync::OwnedMutexGuard;
 
 use super::host_path;
 use crate::{
     dirs, meta,
     volumes::{
+        local_storage,
         ownership::{self, Access, fs_group},
         plugin::{Mode, Mounted, VolumePlugin, VolumeToMount, blocking},
         set_up::map,
@@ -33,6 +37,8 @@ use crate::{
 /// In the names of pods' directories.
 pub const NAME: &str = "local-volume";
 const READ_BOUND: Duration = Duration::from_secs(10);
+/// The set-up of a large volume for its first pod takes longer: the other is tried again.
+const TURN_BOUND: Duration = Duration::from_secs(10);
 
 pub struct PersistentVolumes;
 
@@ -58,12 +64,17 @@ impl VolumePlugin for PersistentVolumes {
             return Ok(Mounted { path, read_only });
         }
         let found = resolve(&volume, &claim).await?;
+        let turn = match found.spec.as_ref().and_then(|spec| spec.local.as_ref()) {
+            Some(local) => Some(turn(Path::new(&local.path)).await?),
+            None => None,
+        };
         blocking(move || {
+            // Until the link is there, by which the next pod sees that it is not the first.
+            let turn = turn;
             let path = place(&found, volume.mode, &dirs::storage(&volume.host().root_dir))?;
-            let is_local = found.spec.as_ref().is_some_and(|spec| spec.local.is_some());
             if volume.mode == Mode::Filesystem {
-                if is_local && !claim.read_only {
-                    give_to_group(&path, volume.pod())?;
+                if turn.is_some() && !claim.read_only {
+                    give_to_group(&path, volume.pod(), &volume.host().root_dir)?;
                 }
                 map(&path, &link).map_err(|e| e.to_string())?;
             }
@@ -197,14 +208,36 @@ fn make(path: &Path, storage: &Path) -> Result<(), String> {
     fs::set_permissions(path, fs::Permissions::from_mode(0o777)).map_err(failed)
 }
 
-fn give_to_group(path: &Path, pod: &Pod) -> Result<(), String> {
+/// Gives a local volume to the pod's group, unless another pod has it: whose it is is said by the first, and nothing is changed under those
+/// that run. Upstream tells the others with an event.
+fn give_to_group(path: &Path, pod: &Pod, root_dir: &Path) -> Result<(), String> {
     let Some(group) = fs_group(pod) else { return Ok(()) };
+    if local_storage::used(root_dir).map_err(|e| e.to_string())?.contains(path) {
+        return Ok(());
+    }
     let policy = meta::spec(pod).and_then(|spec| spec.security_context.as_ref()?.fs_group_change_policy.as_deref());
     let root = fs::metadata(path).map_err(|e| e.to_string())?;
-    if policy == Some("OnRootMismatch") && root.gid() == group && root.mode() & 0o2070 == 0o2070 {
+    if policy == Some("OnRootMismatch") && root.gid() == group && root.mode() & 0o2770 == 0o2770 {
         return Ok(());
     }
     ownership::apply(path, group, Access::ReadWrite).map_err(|e| e.to_string())
+}
+
+/// Waits until no other pod's set-up of that volume is under way. Upstream: `volumeLocks`.
+async fn turn(path: &Path) -> Result<OwnedMutexGuard<()>, String> {
+    static TURNS: Mutex<BTreeMap<PathBuf, Weak<tokio::sync::Mutex<()>>>> = Mutex::new(BTreeMap::new());
+    let turn = {
+        let mut turns = TURNS.lock();
+        turns.retain(|_, turn| turn.strong_count() > 0);
+        let known = turns.get(path).and_then(Weak::upgrade);
+        known.unwrap_or_else(|| {
+            let new = Arc::default();
+            turns.insert(path.to_owned(), Arc::downgrade(&new));
+            new
+        })
+    };
+    let turn = tokio::time::timeout(TURN_BOUND, turn.lock_owned()).await;
+    turn.map_err(|_| format!("{} is being set up for another pod", path.display()))
 }
 
 /// The name of the source's field.
@@ -223,6 +256,15 @@ mod tests {
 
     use super::*;
     use crate::container_config::testing::pod;
+
+    #[tokio::test(start_paused = true)]
+    async fn one_pods_set_up_of_a_volume_waits_for_the_others() {
+        let first = turn(Path::new("/turns/a")).await.unwrap();
+        turn(Path::new("/turns/b")).await.unwrap();
+        assert_eq!(turn(Path::new("/turns//a/")).await.unwrap_err(), "/turns//a/ is being set up for another pod");
+        drop(first);
+        turn(Path::new("/turns/a")).await.unwrap();
+    }
 
     fn volume(spec: Value, annotations: Value) -> PersistentVolume {
         serde_json::from_value(json!({"metadata": {"name": "pv", "annotations": annotations}, "spec": spec})).unwrap()

@@ -40,6 +40,9 @@ const READ_BOUND: Duration = Duration::from_secs(10);
 /// The set-up of a large volume for its first pod takes longer: the other is tried again.
 const TURN_BOUND: Duration = Duration::from_secs(10);
 
+/// The finalizer of a claim that pods use.
+const PROTECTION: &str = "kubernetes.io/pvc-protection";
+
 pub struct PersistentVolumes;
 
 #[async_trait]
@@ -108,7 +111,10 @@ async fn resolve(volume: &VolumeToMount, claimed: &Claimed) -> Result<Persistent
     let failed = |why: String| format!("error processing PVC {namespace}/{}: {why}", claimed.name);
     let claim = get::<PersistentVolumeClaim>(client, Some(namespace), &claimed.name).await;
     let claim = claim.map_err(|why| failed(format!("failed to fetch PVC from API server: {why}")))?;
-    usable(&claim, pod, claimed.is_own).map_err(failed)?;
+    usable(&claim).map_err(failed)?;
+    if claimed.is_own {
+        is_for(&claim, &claimed.name, pod)?;
+    }
     let name = volume_name(&claim);
     let found = get::<PersistentVolume>(client, None, name)
         .await
@@ -133,19 +139,27 @@ async fn get<K: client::Object>(client: &kube::Client, namespace: Option<&str>, 
     }
 }
 
-/// Upstream: `getPVCExtractPV`.
-fn usable(claim: &PersistentVolumeClaim, pod: &Pod, is_own: bool) -> Result<(), String> {
-    let uid = meta::uid(pod);
-    let is_owned = || claim.metadata.owner_references.iter().flatten().any(|owner| owner.controller == Some(true) && owner.uid == uid);
+/// One that is being deleted is for the pods that have it: those of an agent that starts again too. Upstream: `getPVCExtractPV`.
+fn usable(claim: &PersistentVolumeClaim) -> Result<(), String> {
+    let is_protected = || claim.metadata.finalizers.iter().flatten().any(|finalizer| finalizer == PROTECTION);
     let phase = claim.status.as_ref().and_then(|status| status.phase.as_deref());
     let why = match () {
-        () if is_own && !is_owned() => "PVC was not created for the pod (pod is not owner)",
-        () if claim.metadata.deletion_timestamp.is_some() => "PVC is being deleted",
+        () if claim.metadata.deletion_timestamp.is_some() && !is_protected() => "PVC is being deleted",
         () if phase != Some("Bound") => "PVC is not bound",
-        () if volume_name(claim).is_empty() => "PVC has no pv name",
+        () if volume_name(claim).is_empty() => "PVC has empty pvc.Spec.VolumeName",
         () => return Ok(()),
     };
     Err(why.into())
+}
+
+/// Upstream: `VolumeIsForPod`.
+fn is_for(claim: &PersistentVolumeClaim, name: &str, pod: &Pod) -> Result<(), String> {
+    let uid = meta::uid(pod);
+    if claim.metadata.owner_references.iter().flatten().any(|owner| owner.controller == Some(true) && owner.uid == uid) {
+        return Ok(());
+    }
+    let (namespace, of_pod) = (meta::namespace(pod), meta::name(pod));
+    Err(format!("PVC {namespace}/{name} was not created for pod {namespace}/{of_pod} (pod is not owner)"))
 }
 
 /// Upstream: `getPVSpec`, and what the populator says of modes.
@@ -328,13 +342,22 @@ mod tests {
             }
             serde_json::from_value(whole).unwrap()
         };
-        let why = |said: Value, is_own| usable(&claim(said), &p, is_own).err();
-        assert_eq!(why(json!({}), false), None);
-        assert_eq!(why(json!({"status": {"phase": "Pending"}}), false).as_deref(), Some("PVC is not bound"));
-        assert_eq!(why(json!({"spec": {"volumeName": ""}}), false).as_deref(), Some("PVC has no pv name"));
-        let going = json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}});
-        assert_eq!(why(going, false).as_deref(), Some("PVC is being deleted"));
-        assert!(why(json!({}), true).is_some());
+        let why = |said: Value| usable(&claim(said)).err();
+        assert_eq!(why(json!({})), None);
+        assert_eq!(why(json!({"status": {"phase": "Pending"}})).as_deref(), Some("PVC is not bound"));
+        assert_eq!(why(json!({"spec": {"volumeName": ""}})).as_deref(), Some("PVC has empty pvc.Spec.VolumeName"));
+        let going = |finalizer: &str| json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z", "finalizers": ["a", finalizer]}});
+        assert_eq!(why(going("b")).as_deref(), Some("PVC is being deleted"));
+        assert_eq!(why(going(PROTECTION)), None);
+        let owner = |uid: &str, controller: bool| {
+            let owner = json!({"apiVersion": "v1", "kind": "Pod", "name": meta::name(&p), "uid": uid, "controller": controller});
+            is_for(&claim(json!({"metadata": {"ownerReferences": [owner]}})), "c", &p).err()
+        };
+        let (namespace, name) = (meta::namespace(&p), meta::name(&p));
+        let not_owner = Some(format!("PVC {namespace}/c was not created for pod {namespace}/{name} (pod is not owner)"));
+        assert_eq!(owner(meta::uid(&p), true), None);
+        assert_eq!(owner("another", true), not_owner);
+        assert_eq!(owner(meta::uid(&p), false), not_owner);
         let of = |uid: Value, mode: &str| volume(json!({"claimRef": {"uid": uid}, "volumeMode": mode}), Value::Null);
         let judged = |volume: PersistentVolume, mode| is_of(&volume, &claim(json!({})), mode, "v").err();
         assert_eq!(judged(of(json!("u"), "Filesystem"), Mode::Filesystem), None);

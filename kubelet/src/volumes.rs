@@ -22,6 +22,7 @@ mod plugins;
 mod private;
 mod record;
 mod rehearse;
+mod removal;
 mod set_up;
 mod tear_down;
 #[cfg(test)]

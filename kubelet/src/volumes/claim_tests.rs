@@ -110,3 +110,38 @@ async fn what_is_not_this_nodes_is_not_made_here() {
     }
     assert!(group.drain(Duration::from_secs(5)).await);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_first_pod_says_whose_it_is() {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    let (dir, group, server) = (tempfile::tempdir().unwrap(), Group::new(), Server::default());
+    let root = dir.path().join("kubelet");
+    let manager = Manager::new(root.clone(), server.client(&root), &group);
+    server.set("Bound");
+    // Root gives to any group, others to their own.
+    let own = std::fs::metadata(dir.path()).unwrap();
+    let fs_group = if own.uid() == 0 { 4321 } else { own.gid() };
+    let of = |uid: &str| {
+        let mut p = (*using("data", "n1")).clone();
+        p.metadata.uid = Some(uid.into());
+        let context = json!({"fsGroup": fs_group});
+        p.spec.as_mut().unwrap().security_context = serde_json::from_value(context).unwrap();
+        Arc::new(p)
+    };
+    let path = manager.prepare(&of("u1")).await.unwrap().get("v").unwrap().path.clone();
+    let at = |path: &Path| (std::fs::metadata(path).unwrap().gid(), std::fs::metadata(path).unwrap().mode() & 0o7777);
+    assert_eq!(at(&path), (fs_group, 0o2777));
+    let file = path.join("file");
+    std::fs::write(&file, "").unwrap();
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
+    manager.prepare(&of("u2")).await.unwrap();
+    assert_eq!(at(&file).1, 0o600);
+    manager.teardown("u1").await.unwrap();
+    manager.prepare(&of("u3")).await.unwrap();
+    assert_eq!(at(&file).1, 0o600);
+    manager.teardown("u2").await.unwrap();
+    manager.teardown("u3").await.unwrap();
+    manager.prepare(&of("u4")).await.unwrap();
+    assert_eq!(at(&file), (fs_group, 0o660));
+    assert!(group.drain(Duration::from_secs(5)).await);
+}

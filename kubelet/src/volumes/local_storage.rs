@@ -17,7 +17,7 @@ use podspec::claims::{LOCAL_PROVISIONER, PROVISIONED_BY, annotation};
 use serde_json::json;
 use tokio::time::{sleep, timeout};
 
-use super::{Manager, mount_table, plugin::blocking, plugins::LOCAL_VOLUME};
+use super::{Manager, mount_table, plugin::blocking, plugins::LOCAL_VOLUME, removal::remove_all};
 use crate::dirs;
 
 /// Between two looks at directories that no pod here has.
@@ -65,7 +65,10 @@ fn unused(root_dir: &Path) -> io::Result<Vec<PathBuf>> {
 }
 
 /// Where the links of all pods lead.
-fn used(root_dir: &Path) -> io::Result<BTreeSet<PathBuf>> {
+///
+/// # Errors
+/// What the file system says, but for pods that go meanwhile.
+pub fn used(root_dir: &Path) -> io::Result<BTreeSet<PathBuf>> {
     let mut used = BTreeSet::new();
     let pods = match fs::read_dir(root_dir.join("pods")) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(used),
@@ -77,7 +80,10 @@ fn used(root_dir: &Path) -> io::Result<BTreeSet<PathBuf>> {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             links => {
                 for link in links? {
-                    used.insert(fs::read_link(link?.path())?);
+                    match fs::read_link(link?.path()) {
+                        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                        path => _ = used.insert(path?),
+                    }
                 }
             }
         }
@@ -126,10 +132,7 @@ fn remove(path: &Path) -> Result<(), String> {
     if let Some(point) = mount_table::below(path).map_err(|e| e.to_string())?.first() {
         return Err(format!("{} is mounted", point.display()));
     }
-    match fs::remove_dir_all(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error.to_string()),
-        _ => Ok(()),
-    }
+    remove_all(path).map_err(|e| e.to_string())
 }
 
 #[cfg(test)]

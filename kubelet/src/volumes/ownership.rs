@@ -2,13 +2,15 @@
 //!
 //! Source: `changeFilePermission` in `pkg/volume/volume_linux.go`.
 
-use std::{
-    fs, io,
-    os::unix::fs::{MetadataExt, PermissionsExt, lchown},
-    path::Path,
-};
+use std::{ffi::CString, io, os::fd::AsFd, path::Path};
 
 use api::k8s::api::core::v1::Pod;
+use rustix::{
+    fd::{AsRawFd, OwnedFd},
+    fs::{AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, Stat, chmod, chownat, fchmod, fchown, fstat, openat},
+    io::Errno,
+    path::Arg,
+};
 
 use crate::meta;
 
@@ -19,25 +21,119 @@ pub enum Access {
     ReadOnly,
 }
 
-/// Changes `path` and all below it; links themselves, never what they point to.
+/// Changes `path` and all below it; links themselves, never what they point to, whoever else writes there meanwhile: every step is made from
+/// the directory before, and what is changed is what was looked at. A directory is changed after what is in it, so that one that is as wanted
+/// (`OnRootMismatch`) was gone through to its end. Three descriptors and the names of the directories on the way are held, no stack.
 ///
 /// # Errors
-/// What the file system says.
+/// What the file system says, but for files that vanish below `path`; a directory that was moved to another while its content was changed.
 pub fn apply(path: &Path, group: u32, access: Access) -> io::Result<()> {
-    let there = fs::symlink_metadata(path)?;
-    lchown(path, None, Some(group))?;
-    if there.is_symlink() {
-        return Ok(());
+    let change = Change { group: Gid::from_raw(group), bits: if access == Access::ReadOnly { 0o440 } else { 0o660 } };
+    let there = pin(CWD, path)?;
+    if !kind(&fstat(&there)?).is_dir() {
+        return Ok(change.file(&there)?);
     }
-    let bits = if access == Access::ReadOnly { 0o440 } else { 0o660 };
-    let bits = if there.is_dir() { bits | 0o2110 } else { bits };
-    fs::set_permissions(path, fs::Permissions::from_mode((there.mode() & 0o7777) | bits))?;
-    if there.is_dir() {
-        for entry in fs::read_dir(path)? {
-            apply(&entry?.path(), group, access)?;
+    let root = openat(CWD, path, DIRECTORY, Mode::empty())?;
+    Ok(change.tree(root)?)
+}
+
+/// A directory itself, opened to be read.
+const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+
+/// Whatever is there, not opened.
+fn pin(dir: impl AsFd, name: impl Arg) -> Result<OwnedFd, Errno> {
+    openat(dir, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
+}
+
+/// The directory of that name, `None` where there is none any more.
+fn enter(dir: impl AsFd, name: impl Arg) -> Result<Option<OwnedFd>, Errno> {
+    match openat(dir, name, DIRECTORY, Mode::empty()) {
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(None),
+        opened => opened.map(Some),
+    }
+}
+
+fn kind(there: &Stat) -> FileType {
+    FileType::from_raw_mode(there.st_mode)
+}
+
+/// A directory that is gone through.
+struct Level {
+    device: u64,
+    inode: u64,
+    /// Directories in it that are not gone through yet.
+    left: Vec<CString>,
+}
+
+struct Change {
+    group: Gid,
+    /// Those of files.
+    bits: u32,
+}
+
+impl Change {
+    fn tree(&self, root: OwnedFd) -> Result<(), Errno> {
+        let (mut levels, mut here) = (vec![self.files(&root)?], root);
+        while let Some(level) = levels.last_mut() {
+            if let Some(name) = level.left.pop() {
+                if let Some(below) = enter(&here, name)? {
+                    levels.push(self.files(&below)?);
+                    here = below;
+                }
+                continue;
+            }
+            self.directory(&here)?;
+            levels.pop();
+            if let Some(above) = levels.last() {
+                here = openat(&here, c"..", DIRECTORY, Mode::empty())?;
+                let there = fstat(&here)?;
+                if (there.st_dev, there.st_ino) != (above.device, above.inode) {
+                    return Err(Errno::AGAIN);
+                }
+            }
         }
+        Ok(())
     }
-    Ok(())
+
+    /// Changes what is no directory, and finds those that are.
+    fn files(&self, dir: &OwnedFd) -> Result<Level, Errno> {
+        let there = fstat(dir)?;
+        let mut level = Level { device: there.st_dev, inode: there.st_ino, left: Vec::new() };
+        for entry in Dir::read_from(dir)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            if name == c"." || name == c".." {
+                continue;
+            }
+            let file = match pin(dir, name) {
+                Err(Errno::NOENT) => continue,
+                pinned => pinned?,
+            };
+            if kind(&fstat(&file)?).is_dir() {
+                level.left.push(name.to_owned());
+            } else {
+                self.file(&file)?;
+            }
+        }
+        Ok(level)
+    }
+
+    /// What a pinned descriptor stands for, by way of the kernel's own link to it: a name could be another's by now.
+    fn file(&self, pinned: &OwnedFd) -> Result<(), Errno> {
+        let there = fstat(pinned)?;
+        chownat(pinned, c"", None, Some(self.group), AtFlags::EMPTY_PATH)?;
+        if kind(&there).is_symlink() {
+            return Ok(());
+        }
+        let mode = Mode::from_raw_mode(there.st_mode & 0o7777 | self.bits);
+        chmod(format!("/proc/self/fd/{}", pinned.as_raw_fd()), mode)
+    }
+
+    fn directory(&self, dir: &OwnedFd) -> Result<(), Errno> {
+        let there = fstat(dir)?;
+        fchown(dir, None, Some(self.group))?;
+        fchmod(dir, Mode::from_raw_mode(there.st_mode & 0o7777 | self.bits | 0o2110))
+    }
 }
 
 /// The pod's `fsGroup`.
@@ -56,8 +152,89 @@ pub fn fs_user(pod: &Pod) -> Option<i64> {
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        fs,
+        os::unix::fs::{MetadataExt, PermissionsExt, symlink},
+    };
+
     use super::*;
-    use crate::container_config::testing::pod;
+    use crate::{
+        container_config::testing::pod,
+        volumes::testing::{deep, on_small_stack, quick_dir},
+    };
+
+    fn mode(path: &Path) -> u32 {
+        fs::symlink_metadata(path).unwrap().mode() & 0o7777
+    }
+
+    fn make(path: &Path, mode: u32) {
+        fs::write(path, "").unwrap();
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    #[test]
+    fn all_below_is_the_groups_and_nothing_that_links_lead_to() {
+        let dir = tempfile::tempdir().unwrap();
+        let (volume, other) = (dir.path().join("volume"), dir.path().join("other"));
+        // Root gives to any group, others to their own.
+        let own = fs::metadata(dir.path()).unwrap();
+        let group = if own.uid() == 0 { 4321 } else { own.gid() };
+        for made in [&volume.join("a/b"), &other] {
+            fs::create_dir_all(made).unwrap();
+            fs::set_permissions(made, fs::Permissions::from_mode(0o700)).unwrap();
+        }
+        make(&volume.join("a/b/file"), 0o604);
+        make(&other.join("secret"), 0o600);
+        symlink(&other, volume.join("a/dir")).unwrap();
+        symlink(other.join("secret"), volume.join("a/b/link")).unwrap();
+        apply(&volume, group, Access::ReadWrite).unwrap();
+        assert_eq!((mode(&volume.join("a/b")), mode(&volume.join("a/b/file"))), (0o2770, 0o664));
+        assert_eq!((mode(&other), mode(&other.join("secret"))), (0o700, 0o600));
+        for path in ["", "a", "a/b", "a/b/file", "a/b/link", "a/dir"] {
+            assert_eq!(fs::symlink_metadata(volume.join(path)).unwrap().gid(), group, "{path}");
+        }
+        assert_eq!((fs::metadata(&other).unwrap().gid(), fs::metadata(other.join("secret")).unwrap().gid()), (own.gid(), own.gid()));
+        apply(&volume.join("a/dir"), group, Access::ReadWrite).unwrap();
+        assert_eq!(mode(&other), 0o700);
+    }
+
+    #[test]
+    fn what_is_swapped_or_vanishes_between_two_steps_is_left() {
+        let dir = tempfile::tempdir().unwrap();
+        let (volume, other) = (dir.path().join("volume"), dir.path().join("other"));
+        fs::create_dir_all(volume.join("swapped")).unwrap();
+        fs::create_dir(volume.join("gone")).unwrap();
+        fs::create_dir(&other).unwrap();
+        make(&volume.join("file"), 0o600);
+        make(&other.join("secret"), 0o600);
+        let root = openat(CWD, &volume, DIRECTORY, Mode::empty()).unwrap();
+        let change = Change { group: Gid::from_raw(fs::metadata(&volume).unwrap().gid()), bits: 0o660 };
+        let mut level = change.files(&root).unwrap();
+        level.left.sort();
+        assert_eq!(level.left, [c"gone".to_owned(), c"swapped".to_owned()]);
+        fs::remove_dir(volume.join("gone")).unwrap();
+        fs::remove_dir(volume.join("swapped")).unwrap();
+        symlink(&other, volume.join("swapped")).unwrap();
+        assert!(level.left.iter().all(|name| enter(&root, name.as_c_str()).unwrap().is_none()));
+        // What was looked at is changed, not what has its name now.
+        let pinned = pin(&root, c"file").unwrap();
+        fs::remove_file(volume.join("file")).unwrap();
+        symlink(other.join("secret"), volume.join("file")).unwrap();
+        change.file(&pinned).unwrap();
+        assert_eq!((fstat(&pinned).unwrap().st_mode & 0o7777, mode(&other.join("secret"))), (0o660, 0o600));
+        apply(&dir.path().join("none"), change.group.as_raw(), Access::ReadWrite).unwrap_err();
+    }
+
+    #[test]
+    fn depth_takes_no_stack() {
+        let dir = quick_dir();
+        let group = fs::metadata(dir.path()).unwrap().gid();
+        deep(dir.path(), 20_000);
+        let volume = dir.path().to_owned();
+        on_small_stack(move || apply(&volume, group, Access::ReadOnly)).unwrap();
+        assert_eq!(mode(&dir.path().join("d")) & 0o2110, 0o2110);
+        crate::volumes::removal::remove_all(&dir.path().join("d")).unwrap();
+    }
 
     #[test]
     fn the_user_is_that_of_all_containers() {

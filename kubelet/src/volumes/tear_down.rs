@@ -4,7 +4,7 @@
 
 use std::{
     collections::BTreeMap,
-    fs, io,
+    fs,
     path::{Path, PathBuf},
 };
 
@@ -13,6 +13,7 @@ use super::{
     node_volumes::NodeVolumes,
     plugin::{Host, Mode, VolumeToUnmount, blocking},
     plugins::Table,
+    removal::remove_all,
 };
 use crate::dirs;
 
@@ -81,8 +82,5 @@ fn remove(dir: &Path) -> Result<(), String> {
     if let Some(point) = left.first() {
         return Err(format!("{} is still mounted", point.display()));
     }
-    match fs::remove_dir_all(dir) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error.to_string()),
-        _ => Ok(()),
-    }
+    remove_all(dir).map_err(|e| e.to_string())
 }

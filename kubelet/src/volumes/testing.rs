@@ -198,3 +198,24 @@ pub async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
+
+/// Makes `d/d/…`, as deep as said, longer than any path may be.
+pub(super) fn deep(dir: &std::path::Path, levels: usize) {
+    use rustix::fs::{CWD, Mode, OFlags, mkdirat, openat};
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let mut here = openat(CWD, dir, flags, Mode::empty()).unwrap();
+    for _ in 0..levels {
+        mkdirat(&here, c"d", Mode::from_raw_mode(0o700)).unwrap();
+        here = openat(&here, c"d", flags, Mode::empty()).unwrap();
+    }
+}
+
+/// Runs it where recursion does not come far.
+pub(super) fn on_small_stack<R: Send + 'static>(run: impl FnOnce() -> R + Send + 'static) -> R {
+    std::thread::Builder::new().stack_size(256 << 10).spawn(run).unwrap().join().unwrap()
+}
+
+/// A directory in memory where there is one: a disk may take milliseconds for each directory that goes.
+pub(super) fn quick_dir() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
+}

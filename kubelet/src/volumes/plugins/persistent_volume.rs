@@ -8,6 +8,7 @@ use std::{
     fs,
     os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
+    sync::{Arc, Weak},
     time::Duration,
 };
 
@@ -18,12 +19,15 @@ use client::{
     pods::node_affinity::{NamedLabels, term_matches},
     watch,
 };
+use parking_lot::Mutex;
 use podspec::claims::{LOCAL_PROVISIONER, PROVISIONED_BY, annotation, volume_name};
+use tokio::sync::OwnedMutexGuard;
 
 use super::host_path;
 use crate::{
     dirs, meta,
     volumes::{
+        local_storage,
         ownership::{self, Access, fs_group},
         plugin::{Mode, Mounted, VolumePlugin, VolumeToMount, blocking},
         set_up::map,
@@ -33,6 +37,11 @@ use crate::{
 /// In the names of pods' directories.
 pub const NAME: &str = "local-volume";
 const READ_BOUND: Duration = Duration::from_secs(10);
+/// The set-up of a large volume for its first pod takes longer: the other is tried again.
+const TURN_BOUND: Duration = Duration::from_secs(10);
+
+/// The finalizer of a claim that pods use.
+const PROTECTION: &str = "kubernetes.io/pvc-protection";
 
 pub struct PersistentVolumes;
 
@@ -58,12 +67,17 @@ impl VolumePlugin for PersistentVolumes {
             return Ok(Mounted { path, read_only });
         }
         let found = resolve(&volume, &claim).await?;
+        let turn = match found.spec.as_ref().and_then(|spec| spec.local.as_ref()) {
+            Some(local) => Some(turn(Path::new(&local.path)).await?),
+            None => None,
+        };
         blocking(move || {
+            // Until the link is there, by which the next pod sees that it is not the first.
+            let turn = turn;
             let path = place(&found, volume.mode, &dirs::storage(&volume.host().root_dir))?;
-            let is_local = found.spec.as_ref().is_some_and(|spec| spec.local.is_some());
             if volume.mode == Mode::Filesystem {
-                if is_local && !claim.read_only {
-                    give_to_group(&path, volume.pod())?;
+                if turn.is_some() && !claim.read_only {
+                    give_to_group(&path, volume.pod(), &volume.host().root_dir)?;
                 }
                 map(&path, &link).map_err(|e| e.to_string())?;
             }
@@ -97,7 +111,10 @@ async fn resolve(volume: &VolumeToMount, claimed: &Claimed) -> Result<Persistent
     let failed = |why: String| format!("error processing PVC {namespace}/{}: {why}", claimed.name);
     let claim = get::<PersistentVolumeClaim>(client, Some(namespace), &claimed.name).await;
     let claim = claim.map_err(|why| failed(format!("failed to fetch PVC from API server: {why}")))?;
-    usable(&claim, pod, claimed.is_own).map_err(failed)?;
+    usable(&claim).map_err(failed)?;
+    if claimed.is_own {
+        is_for(&claim, &claimed.name, pod)?;
+    }
     let name = volume_name(&claim);
     let found = get::<PersistentVolume>(client, None, name)
         .await
@@ -122,19 +139,27 @@ async fn get<K: client::Object>(client: &kube::Client, namespace: Option<&str>, 
     }
 }
 
-/// Upstream: `getPVCExtractPV`.
-fn usable(claim: &PersistentVolumeClaim, pod: &Pod, is_own: bool) -> Result<(), String> {
-    let uid = meta::uid(pod);
-    let is_owned = || claim.metadata.owner_references.iter().flatten().any(|owner| owner.controller == Some(true) && owner.uid == uid);
+/// One that is being deleted is for the pods that have it: those of an agent that starts again too. Upstream: `getPVCExtractPV`.
+fn usable(claim: &PersistentVolumeClaim) -> Result<(), String> {
+    let is_protected = || claim.metadata.finalizers.iter().flatten().any(|finalizer| finalizer == PROTECTION);
     let phase = claim.status.as_ref().and_then(|status| status.phase.as_deref());
     let why = match () {
-        () if is_own && !is_owned() => "PVC was not created for the pod (pod is not owner)",
-        () if claim.metadata.deletion_timestamp.is_some() => "PVC is being deleted",
+        () if claim.metadata.deletion_timestamp.is_some() && !is_protected() => "PVC is being deleted",
         () if phase != Some("Bound") => "PVC is not bound",
-        () if volume_name(claim).is_empty() => "PVC has no pv name",
+        () if volume_name(claim).is_empty() => "PVC has empty pvc.Spec.VolumeName",
         () => return Ok(()),
     };
     Err(why.into())
+}
+
+/// Upstream: `VolumeIsForPod`.
+fn is_for(claim: &PersistentVolumeClaim, name: &str, pod: &Pod) -> Result<(), String> {
+    let uid = meta::uid(pod);
+    if claim.metadata.owner_references.iter().flatten().any(|owner| owner.controller == Some(true) && owner.uid == uid) {
+        return Ok(());
+    }
+    let (namespace, of_pod) = (meta::namespace(pod), meta::name(pod));
+    Err(format!("PVC {namespace}/{name} was not created for pod {namespace}/{of_pod} (pod is not owner)"))
 }
 
 /// Upstream: `getPVSpec`, and what the populator says of modes.
@@ -197,14 +222,36 @@ fn make(path: &Path, storage: &Path) -> Result<(), String> {
     fs::set_permissions(path, fs::Permissions::from_mode(0o777)).map_err(failed)
 }
 
-fn give_to_group(path: &Path, pod: &Pod) -> Result<(), String> {
+/// Gives a local volume to the pod's group, unless another pod has it: whose it is is said by the first, and nothing is changed under those
+/// that run. Upstream tells the others with an event.
+fn give_to_group(path: &Path, pod: &Pod, root_dir: &Path) -> Result<(), String> {
     let Some(group) = fs_group(pod) else { return Ok(()) };
+    if local_storage::used(root_dir).map_err(|e| e.to_string())?.contains(path) {
+        return Ok(());
+    }
     let policy = meta::spec(pod).and_then(|spec| spec.security_context.as_ref()?.fs_group_change_policy.as_deref());
     let root = fs::metadata(path).map_err(|e| e.to_string())?;
-    if policy == Some("OnRootMismatch") && root.gid() == group && root.mode() & 0o2070 == 0o2070 {
+    if policy == Some("OnRootMismatch") && root.gid() == group && root.mode() & 0o2770 == 0o2770 {
         return Ok(());
     }
     ownership::apply(path, group, Access::ReadWrite).map_err(|e| e.to_string())
+}
+
+/// Waits until no other pod's set-up of that volume is under way. Upstream: `volumeLocks`.
+async fn turn(path: &Path) -> Result<OwnedMutexGuard<()>, String> {
+    static TURNS: Mutex<BTreeMap<PathBuf, Weak<tokio::sync::Mutex<()>>>> = Mutex::new(BTreeMap::new());
+    let turn = {
+        let mut turns = TURNS.lock();
+        turns.retain(|_, turn| turn.strong_count() > 0);
+        let known = turns.get(path).and_then(Weak::upgrade);
+        known.unwrap_or_else(|| {
+            let new = Arc::default();
+            turns.insert(path.to_owned(), Arc::downgrade(&new));
+            new
+        })
+    };
+    let turn = tokio::time::timeout(TURN_BOUND, turn.lock_owned()).await;
+    turn.map_err(|_| format!("{} is being set up for another pod", path.display()))
 }
 
 /// The name of the source's field.
@@ -223,6 +270,15 @@ mod tests {
 
     use super::*;
     use crate::container_config::testing::pod;
+
+    #[tokio::test(start_paused = true)]
+    async fn one_pods_set_up_of_a_volume_waits_for_the_others() {
+        let first = turn(Path::new("/turns/a")).await.unwrap();
+        turn(Path::new("/turns/b")).await.unwrap();
+        assert_eq!(turn(Path::new("/turns//a/")).await.unwrap_err(), "/turns//a/ is being set up for another pod");
+        drop(first);
+        turn(Path::new("/turns/a")).await.unwrap();
+    }
 
     fn volume(spec: Value, annotations: Value) -> PersistentVolume {
         serde_json::from_value(json!({"metadata": {"name": "pv", "annotations": annotations}, "spec": spec})).unwrap()
@@ -286,13 +342,22 @@ mod tests {
             }
             serde_json::from_value(whole).unwrap()
         };
-        let why = |said: Value, is_own| usable(&claim(said), &p, is_own).err();
-        assert_eq!(why(json!({}), false), None);
-        assert_eq!(why(json!({"status": {"phase": "Pending"}}), false).as_deref(), Some("PVC is not bound"));
-        assert_eq!(why(json!({"spec": {"volumeName": ""}}), false).as_deref(), Some("PVC has no pv name"));
-        let going = json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}});
-        assert_eq!(why(going, false).as_deref(), Some("PVC is being deleted"));
-        assert!(why(json!({}), true).is_some());
+        let why = |said: Value| usable(&claim(said)).err();
+        assert_eq!(why(json!({})), None);
+        assert_eq!(why(json!({"status": {"phase": "Pending"}})).as_deref(), Some("PVC is not bound"));
+        assert_eq!(why(json!({"spec": {"volumeName": ""}})).as_deref(), Some("PVC has empty pvc.Spec.VolumeName"));
+        let going = |finalizer: &str| json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z", "finalizers": ["a", finalizer]}});
+        assert_eq!(why(going("b")).as_deref(), Some("PVC is being deleted"));
+        assert_eq!(why(going(PROTECTION)), None);
+        let owner = |uid: &str, controller: bool| {
+            let owner = json!({"apiVersion": "v1", "kind": "Pod", "name": meta::name(&p), "uid": uid, "controller": controller});
+            is_for(&claim(json!({"metadata": {"ownerReferences": [owner]}})), "c", &p).err()
+        };
+        let (namespace, name) = (meta::namespace(&p), meta::name(&p));
+        let not_owner = Some(format!("PVC {namespace}/c was not created for pod {namespace}/{name} (pod is not owner)"));
+        assert_eq!(owner(meta::uid(&p), true), None);
+        assert_eq!(owner("another", true), not_owner);
+        assert_eq!(owner(meta::uid(&p), false), not_owner);
         let of = |uid: Value, mode: &str| volume(json!({"claimRef": {"uid": uid}, "volumeMode": mode}), Value::Null);
         let judged = |volume: PersistentVolume, mode| is_of(&volume, &claim(json!({})), mode, "v").err();
         assert_eq!(judged(of(json!("u"), "Filesystem"), Mode::Filesystem), None);

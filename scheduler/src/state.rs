@@ -284,7 +284,7 @@ impl State {
     fn pod_gone(&mut self, info: &Arc<PodInfo>, now: Instant) {
         self.queue.remove(&info.key);
         if let Some(waiting) = self.waiting.get(&info.uid) {
-            waiting.reject("", "removed");
+            waiting.gone();
         }
         // Where it was, or where weaker pods kept away because it was expected.
         let node = self.snapshot.node_of(&info.key).or_else(|| self.snapshot.nominated_node(&info.key)).map(str::to_owned);
@@ -484,5 +484,16 @@ mod tests {
         let Some(Todo::Bind(binding)) = state.next(Instant::now(), |_| None, 0) else { panic!("it waits for its permit") };
         state.pod_changed(Some(&pending), None);
         assert!(!binding.waiting.unwrap().reject("One", "no"), "it is rejected already");
+    }
+
+    #[test]
+    fn a_pod_that_is_deleted_is_prepared_no_longer() {
+        let (plugins, _) = table(Probe { writes: true, ..Probe::default() }, Probe::default());
+        let mut state = with(State::new(plugins), "2");
+        let pending = asking("p", "1", "", "Pending");
+        state.pod_changed(None, Some(&pending));
+        let Some(Todo::Bind(binding)) = state.next(Instant::now(), |_| None, 0) else { panic!("it is prepared") };
+        state.pod_changed(Some(&pending), None);
+        assert_eq!(binding.waiting.unwrap().pre_bound(), Err(Failure::error("pod is removed".into())));
     }
 }

@@ -25,12 +25,17 @@ use crate::{
     snapshot::{NodeChange, PodChange, Snapshot},
 };
 
+/// What a pod is told that would have to wait while as many do as may.
+pub const NO_ROOM: &str = "too many pods wait for their volumes or permits; it is tried again";
+
 pub struct State {
     plugins: Plugins,
     pub snapshot: Snapshot,
     pub queue: Queue,
     /// Pods whose bindings are being prepared.
     pub waiting: Arc<WaitingPods>,
+    /// Whether one more may be: one that would have to is tried again later, all others go on.
+    pub has_room: bool,
     binding: BindingPlugins,
     memo: Memo,
 }
@@ -83,7 +88,7 @@ impl Default for State {
 impl State {
     pub fn new(plugins: Plugins) -> Self {
         let (queue, binding) = (Queue::new(plugins), BindingPlugins::of(plugins));
-        Self { plugins, snapshot: Snapshot::default(), queue, waiting: Arc::default(), binding, memo: Memo::default() }
+        Self { plugins, snapshot: Snapshot::default(), queue, waiting: Arc::default(), has_room: true, binding, memo: Memo::default() }
     }
 
     /// Decides about the next pod; the decision holds in the snapshot before anybody else decides. `siblings`: see [`Ask::new`].
@@ -166,6 +171,9 @@ impl State {
         self.binding.reserve(at)?;
         let waits = self.binding.permit(at, &self.waiting)?;
         binding.pre_binds = self.binding.pre_flight(at)?;
+        if !self.has_room && !(waits.is_empty() && binding.pre_binds.is_empty()) {
+            return Err(Failure::error(NO_ROOM.into()));
+        }
         if !waits.is_empty() {
             let permitting = waits.iter().map(|(plugin, _)| *plugin).collect();
             self.queue.back(binding.tried.clone(), Ended::Permitting(permitting), now);
@@ -473,6 +481,19 @@ mod tests {
             }
             assert_eq!(state.next(now, |_| None, 0).is_some(), is_ready);
         }
+    }
+
+    #[test]
+    fn without_room_who_would_wait_is_tried_again_and_the_others_go_on() {
+        let (plugins, _) = table(Probe { permits: answers([long()]), ..Probe::default() }, Probe::default());
+        let (mut state, now) = (with(State::new(plugins), "2"), Instant::now());
+        state.has_room = false;
+        state.pod_changed(None, Some(&asking("waits", "2", "", "Pending")));
+        state.pod_changed(None, Some(&asking("plain", "2", "", "Pending")));
+        assert!(matches!(state.next(now, |_| None, 0), Some(Todo::Fail(_, "SchedulerError", message)) if message == NO_ROOM));
+        assert_eq!((reserved(&state.snapshot), state.waiting.all().len()), (0, 0));
+        assert!(matches!(state.next(now, |_| None, 0), Some(Todo::Bind(binding)) if binding.tried.info.key.name == "plain"));
+        assert!(state.queue.due().is_some_and(|due| due > now), "it rests");
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! (`kubelet/src/volumes/plugins/persistent_volume.rs`) and deletes it, and the volume with it (`kubelet/src/volumes/local_storage.rs`).
 //! Source: sig-storage-lib-external-provisioner `controller.go` (names, annotations, events).
 
-use std::{path::Path, sync::Arc};
+use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use api::{
     Key,
@@ -16,10 +16,10 @@ use api::{
             },
             storage::v1::StorageClass,
         },
-        apimachinery::pkg::apis::meta::v1::ObjectMeta,
+        apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::ObjectMeta},
     },
 };
-use client::{Cache, Caches};
+use client::{Cache, Caches, kube};
 use podspec::claims::{
     self, AccessModes, LOCAL_NODE, LOCAL_PROVISIONER, LOCAL_STORAGE, PROVISIONED_BY, SELECTED_NODE, STORAGE_PROVISIONER, annotation,
     volume_name,
@@ -80,6 +80,17 @@ impl Controller for LocalStorage {
     fn plan(&self, world: &World, _: &Key) -> Plan {
         plan(world)
     }
+
+    fn failed(&self, key: &Key, action: &Action, error: &kube::Error) -> Option<Action> {
+        let (Action::Create { .. }, kube::Error::Api(status)) = (action, error) else { return None };
+        let claim = self.claims.get(key).filter(|_| status.code != 409)?;
+        Some(provisioning_failed(&claim, &format!("error creating PersistentVolume: {}", status.message)))
+    }
+}
+
+fn provisioning_failed(claim: &PersistentVolumeClaim, why: &str) -> Action {
+    let message = format!("failed to provision volume with StorageClass {:?}: {why}", claims::class_of_claim(claim));
+    Action::warning(claim, "ProvisioningFailed", message)
 }
 
 fn plan(world: &World) -> Plan {
@@ -87,32 +98,28 @@ fn plan(world: &World) -> Plan {
     if world.is_made || claim.metadata.deletion_timestamp.is_some() || class.provisioner != LOCAL_PROVISIONER {
         return Plan::rest();
     }
-    let failed = |why: &str| {
-        let message =
-            format!("failed to provision volume with StorageClass {:?}: {why}", class.metadata.name.as_deref().unwrap_or_default());
-        Action::warning(claim, "ProvisioningFailed", message)
+    let Some((name, node)) = &world.node else {
+        let why = "its volumeBindingMode has to be WaitForFirstConsumer: directories are of the node that a pod goes to";
+        return Plan::act(vec![provisioning_failed(claim, why)]);
     };
     if let Some(why) = unsupported(claim) {
-        return Plan::act(vec![failed(why)]);
+        return give_back(claim, why);
     }
-    let Some((name, node)) = &world.node else {
-        return Plan::act(vec![failed(
-            "its volumeBindingMode has to be WaitForFirstConsumer: directories are of the node that a pod goes to",
-        )]);
-    };
     match node.as_deref().ok_or("the node is gone").and_then(|node| place(node, claim)) {
         Ok((hostname, path)) => {
             let volume = volume(claim, class, name, hostname, path);
             let message = format!("Successfully provisioned volume {}", volume.metadata.name.as_deref().unwrap_or_default());
             Plan::act(vec![Action::create(&volume), Action::normal(claim, "ProvisioningSucceeded", message)])
         }
-        Err(why) => {
-            // The scheduler is to choose again.
-            let mut changed = claim.clone();
-            changed.metadata.annotations.get_or_insert_default().remove(SELECTED_NODE);
-            Plan::act(vec![failed(&format!("node {name:?}: {why}")), Action::update(&changed)])
-        }
+        Err(why) => give_back(claim, &format!("node {name:?}: {why}")),
     }
+}
+
+/// The scheduler is to choose again: the pod that waits is told so at once.
+fn give_back(claim: &PersistentVolumeClaim, why: &str) -> Plan {
+    let mut changed = claim.clone();
+    changed.metadata.annotations.get_or_insert_default().remove(SELECTED_NODE);
+    Plan::act(vec![provisioning_failed(claim, why), Action::update(&changed)])
 }
 
 /// What no directory can be.
@@ -148,6 +155,11 @@ fn place<'a>(node: &'a Node, claim: &PersistentVolumeClaim) -> Result<(&'a str, 
     Ok((hostname, format!("{}/{name}", storage.trim_end_matches('/'))))
 }
 
+fn storage_alone(mut amounts: BTreeMap<String, Quantity>) -> BTreeMap<String, Quantity> {
+    amounts.retain(|name, _| name == "storage");
+    amounts
+}
+
 fn volume(claim: &PersistentVolumeClaim, class: &StorageClass, node: &str, hostname: &str, path: String) -> PersistentVolume {
     let spec = claim.spec.clone().unwrap_or_default();
     let is_here = NodeSelectorRequirement { key: HOSTNAME.into(), operator: "In".into(), values: Some(vec![hostname.to_owned()]) };
@@ -161,7 +173,8 @@ fn volume(claim: &PersistentVolumeClaim, class: &StorageClass, node: &str, hostn
         },
         spec: Some(PersistentVolumeSpec {
             access_modes: spec.access_modes,
-            capacity: spec.resources.and_then(|resources| resources.requests),
+            // A claim may ask for what no volume has.
+            capacity: spec.resources.and_then(|resources| resources.requests).map(storage_alone),
             claim_ref: Some(reference(claim)),
             local: Some(LocalVolumeSource { fs_type: None, path }),
             node_affinity: Some(VolumeNodeAffinity { required: Some(NodeSelector { node_selector_terms: vec![term] }) }),
@@ -224,6 +237,31 @@ mod tests {
     }
 
     #[test]
+    fn a_volume_has_storage_alone() {
+        let requests = json!({"requests": {"storage": "1Gi", "cpu": "1"}});
+        let Action::Create { object, .. } = &planned(&claim(json!({"resources": requests})), Some(node()))[0] else { panic!() };
+        assert_eq!(object["spec"]["capacity"], json!({"storage": "1Gi"}));
+    }
+
+    #[tokio::test]
+    async fn a_volume_that_cannot_be_written_is_told_of() {
+        let nobody = tower::service_fn(|_: http::Request<kube::client::Body>| async {
+            Ok::<_, std::convert::Infallible>(http::Response::new(kube::client::Body::empty()))
+        });
+        let caches = Caches::unfollowed(kube::Client::new(nobody, "d"), api::task::Group::new());
+        caches.of::<PersistentVolumeClaim>().feed(serde_json::from_value(claim(json!({}))).unwrap(), false);
+        let (provisioner, key) = (LocalStorage::new(&caches), Key::new("n", "data"));
+        let action = planned(&claim(json!({})), Some(node())).remove(0);
+        let refused = |code: u16| {
+            let status = json!({"status": "Failure", "message": "no room", "reason": "", "code": code});
+            provisioner.failed(&key, &action, &kube::Error::Api(Box::new(serde_json::from_value(status).unwrap())))
+        };
+        let why = "failed to provision volume with StorageClass \"skiff-local\": error creating PersistentVolume: no room";
+        assert_eq!(told(&[refused(422).unwrap()]), why);
+        assert!(refused(409).is_none(), "it is there already");
+    }
+
+    #[test]
     fn long_names_make_no_longer_file_names() {
         let mut long = claim(json!({}));
         long["metadata"]["name"] = "x".repeat(253).into();
@@ -240,7 +278,9 @@ mod tests {
             (json!({"dataSource": {"kind": "PersistentVolumeClaim", "name": "other"}}), "data sources are not supported"),
         ] {
             let actions = planned(&claim(spec), Some(node()));
-            assert_eq!((actions.len(), told(&actions).ends_with(why)), (1, true), "{actions:?}");
+            let [Action::Event { message, .. }, Action::Update { object, .. }] = &*actions else { panic!("{actions:?}") };
+            assert!(message.ends_with(why), "{message}");
+            assert!(object["metadata"]["annotations"].get(SELECTED_NODE).is_none(), "its pod is not to wait");
         }
         let mut unplaced = claim(json!({}));
         unplaced["metadata"]["annotations"] = json!({});

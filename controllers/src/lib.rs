@@ -139,7 +139,7 @@ const TABLE: &[Row] = &[
         s.run(persistentvolume::Claims::new(s.caches, &s.shelf, &s.users, s.client()))
     }),
     ("persistent-volume-binder", "persistentvolume-controller", |s| s.run(persistentvolume::Volumes::new(s.caches, &s.shelf, s.client()))),
-    ("persistent-volume-binder", "skiff.dev/local", |s| s.run(localstorage::LocalStorage::new(s.caches))),
+    ("persistent-volume-binder", "skiff.dev/local", |s| s.run(localstorage::LocalStorage::new(s.caches, &s.users))),
     ("ephemeral-volume-controller", "ephemeral_volume", |s| s.run(ephemeral::Ephemeral::new(s.caches, &s.users))),
     ("pvc-protection-controller", "pvc-protection-controller", |s| s.run(protection::Claims::new(s.caches, &s.users, s.client()))),
     ("pv-protection-controller", "pv-protection-controller", |s| s.run(protection::Volumes::new(s.caches))),

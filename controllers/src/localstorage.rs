@@ -19,12 +19,14 @@ use api::{
         apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::ObjectMeta},
     },
 };
-use client::{Cache, Caches, kube};
+use client::{Cache, Caches, kube, pods::Pod};
 use podspec::claims::{
     self, AccessModes, LOCAL_NODE, LOCAL_PROVISIONER, LOCAL_STORAGE, PROVISIONED_BY, SELECTED_NODE, STORAGE_PROVISIONER, annotation,
     volume_name,
 };
 use reconcile::{Action, Controller, Plan, Wake, own_key, reference};
+
+use crate::index::{ByClaim, claims_of};
 
 const HOSTNAME: &str = "kubernetes.io/hostname";
 /// Bytes of a file's name.
@@ -35,6 +37,8 @@ pub struct LocalStorage {
     volumes: Cache<PersistentVolume>,
     classes: Cache<StorageClass>,
     nodes: Cache<Node>,
+    pods: Cache<Pod>,
+    users: ByClaim,
 }
 
 pub struct World {
@@ -43,11 +47,14 @@ pub struct World {
     /// The one that the scheduler chose; `None` while it has not.
     node: Option<(String, Option<Arc<Node>>)>,
     is_made: bool,
+    /// A pod waits for it, for that node or on it: who may write claims alone makes no volumes.
+    is_wanted: bool,
 }
 
 impl LocalStorage {
-    pub fn new(caches: &Caches) -> Self {
-        Self { claims: caches.of(), volumes: caches.of(), classes: caches.of(), nodes: caches.of() }
+    pub fn new(caches: &Caches, users: &ByClaim) -> Self {
+        let (claims, volumes, classes, nodes) = (caches.of(), caches.of(), caches.of(), caches.of());
+        Self { claims, volumes, classes, nodes, pods: caches.of(), users: users.clone() }
     }
 }
 
@@ -63,6 +70,7 @@ impl Controller for LocalStorage {
         wake.on(&self.volumes, |_, _| {});
         wake.needs(&self.classes);
         wake.needs(&self.nodes);
+        wake.on(&self.pods, |pod, wake| claims_of(pod).into_iter().for_each(wake));
     }
 
     async fn observe(&self, key: &Key) -> Option<World> {
@@ -74,7 +82,8 @@ impl Controller for LocalStorage {
         let selected = annotation(&claim.metadata, SELECTED_NODE);
         let node = selected.map(|name| (name.to_owned(), self.nodes.get(&Key::new("", name))));
         let is_made = self.volumes.get(&Key::new("", &name_of(&claim))).is_some();
-        Some(World { claim, class, node, is_made })
+        let is_wanted = selected.is_some_and(|name| self.users.at(key).iter().any(|pod| may_go_to(pod, name)));
+        Some(World { claim, class, node, is_made, is_wanted })
     }
 
     fn plan(&self, world: &World, _: &Key) -> Plan {
@@ -99,13 +108,19 @@ fn plan(world: &World) -> Plan {
         return Plan::rest();
     }
     let Some((name, node)) = &world.node else {
+        if claims::waits_for_consumer(class) {
+            return Plan::rest();
+        }
         let why = "its volumeBindingMode has to be WaitForFirstConsumer: directories are of the node that a pod goes to";
         return Plan::act(vec![provisioning_failed(claim, why)]);
     };
     if let Some(why) = unsupported(claim) {
         return give_back(claim, why);
     }
-    match node.as_deref().ok_or("the node is gone").and_then(|node| place(node, claim)) {
+    let placed = node.as_deref().ok_or("the node is gone").and_then(|node| allowed(node, class)).and_then(|node| place(node, claim));
+    match placed {
+        // The pod wakes the claim when it comes.
+        Ok(_) if !world.is_wanted => Plan::rest(),
         Ok((hostname, path)) => {
             let volume = volume(claim, class, name, hostname, path);
             let message = format!("Successfully provisioned volume {}", volume.metadata.name.as_deref().unwrap_or_default());
@@ -120,6 +135,18 @@ fn give_back(claim: &PersistentVolumeClaim, why: &str) -> Plan {
     let mut changed = claim.clone();
     changed.metadata.annotations.get_or_insert_default().remove(SELECTED_NODE);
     Plan::act(vec![provisioning_failed(claim, why), Action::update(&changed)])
+}
+
+fn may_go_to(pod: &Pod, node: &str) -> bool {
+    let on = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()).unwrap_or_default();
+    pod.metadata.deletion_timestamp.is_none() && !pod.is_over() && (on.is_empty() || on == node)
+}
+
+/// Users can write the node's name themselves: what the scheduler holds to is held to here, too.
+fn allowed<'a>(node: &'a Node, class: &StorageClass) -> Result<&'a Node, &'static str> {
+    let (terms, none) = (class.allowed_topologies.as_deref().unwrap_or_default(), BTreeMap::new());
+    let is_allowed = claims::topology_matches(terms, node.metadata.labels.as_ref().unwrap_or(&none));
+    if is_allowed { Ok(node) } else { Err("its labels are none of the class's allowedTopologies") }
 }
 
 /// What no directory can be.
@@ -205,11 +232,21 @@ mod tests {
     }
 
     fn planned(claim: &Value, node: Option<Value>) -> Vec<Action> {
-        let class = json!({"metadata": {"name": "skiff-local"}, "provisioner": LOCAL_PROVISIONER, "reclaimPolicy": "Delete"});
+        planned_by(&json!({"reclaimPolicy": "Delete"}), claim, node)
+    }
+
+    fn planned_by(class: &Value, claim: &Value, node: Option<Value>) -> Vec<Action> {
+        plan(&world(class, claim, node)).actions
+    }
+
+    fn world(class: &Value, claim: &Value, node: Option<Value>) -> World {
+        let mut whole = json!({"metadata": {"name": "skiff-local"}, "provisioner": LOCAL_PROVISIONER});
+        whole.as_object_mut().unwrap().extend(class.as_object().unwrap().clone());
         let claim: PersistentVolumeClaim = serde_json::from_value(claim.clone()).unwrap();
         let node = annotation(&claim.metadata, SELECTED_NODE)
             .map(|name| (name.to_owned(), node.map(|node| Arc::new(serde_json::from_value(node).unwrap()))));
-        plan(&World { claim: Arc::new(claim), class: Some(Arc::new(serde_json::from_value(class).unwrap())), node, is_made: false }).actions
+        let class = Some(Arc::new(serde_json::from_value(whole).unwrap()));
+        World { claim: Arc::new(claim), class, node, is_made: false, is_wanted: true }
     }
 
     fn told(actions: &[Action]) -> &str {
@@ -250,7 +287,7 @@ mod tests {
         });
         let caches = Caches::unfollowed(kube::Client::new(nobody, "d"), api::task::Group::new());
         caches.of::<PersistentVolumeClaim>().feed(serde_json::from_value(claim(json!({}))).unwrap(), false);
-        let (provisioner, key) = (LocalStorage::new(&caches), Key::new("n", "data"));
+        let (provisioner, key) = (LocalStorage::new(&caches, &crate::index::by_claim(&caches.of())), Key::new("n", "data"));
         let action = planned(&claim(json!({})), Some(node())).remove(0);
         let refused = |code: u16| {
             let status = json!({"status": "Failure", "message": "no room", "reason": "", "code": code});
@@ -285,6 +322,39 @@ mod tests {
         let mut unplaced = claim(json!({}));
         unplaced["metadata"]["annotations"] = json!({});
         assert!(told(&planned(&unplaced, None)).contains("WaitForFirstConsumer"));
+        let waits = json!({"volumeBindingMode": "WaitForFirstConsumer"});
+        assert!(planned_by(&waits, &unplaced, None).is_empty(), "its pod is to come");
+    }
+
+    #[test]
+    fn a_volume_is_made_for_a_pod() {
+        let nobody = World { is_wanted: false, ..world(&json!({}), &claim(json!({})), Some(node())) };
+        assert!(plan(&nobody).actions.is_empty());
+        let pod = |node: &str, phase: &str, going: Value| -> Pod {
+            let metadata = json!({"name": "p", "deletionTimestamp": going});
+            serde_json::from_value(json!({"metadata": metadata, "spec": {"nodeName": node, "containers": []}, "status": {"phase": phase}}))
+                .unwrap()
+        };
+        let rows = [
+            (pod("", "Pending", Value::Null), true),
+            (pod("n1", "Pending", Value::Null), true),
+            (pod("n2", "Pending", Value::Null), false),
+            (pod("n1", "Failed", Value::Null), false),
+            (pod("", "Pending", json!("2026-01-01T00:00:00Z")), false),
+        ];
+        for (pod, is_its) in rows {
+            assert_eq!(may_go_to(&pod, "n1"), is_its, "{pod:?}");
+        }
+    }
+
+    #[test]
+    fn a_node_that_the_class_does_not_allow_is_given_back() {
+        let zone = |name: &str| json!({"allowedTopologies": [{"matchLabelExpressions": [{"key": HOSTNAME, "values": [name]}]}]});
+        assert!(matches!(planned_by(&zone("host1"), &claim(json!({})), Some(node()))[0], Action::Create { .. }));
+        let actions = planned_by(&zone("host2"), &claim(json!({})), Some(node()));
+        let Action::Update { object, .. } = &actions[1] else { panic!("{actions:?}") };
+        assert!(object["metadata"]["annotations"].get(SELECTED_NODE).is_none());
+        assert!(told(&actions).ends_with("node \"n1\": its labels are none of the class's allowedTopologies"), "{actions:?}");
     }
 
     #[test]

@@ -9,12 +9,18 @@ use api::{
         apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
     },
 };
-use client::{Cache, Caches, Object, kube, pods::Pod};
+use client::{Cache, Caches, kube, pods::Pod};
 use reconcile::{Action, Controller, Plan, Wake, controller_of, own_key};
+
+use crate::index::ByClaim;
+
+/// The event's reason.
+const FAILED: &str = "FailedBinding";
 
 pub struct Ephemeral {
     pods: Cache<Pod>,
     claims: Cache<PersistentVolumeClaim>,
+    users: ByClaim,
 }
 
 pub struct World {
@@ -24,8 +30,8 @@ pub struct World {
 }
 
 impl Ephemeral {
-    pub fn new(caches: &Caches) -> Self {
-        Self { pods: caches.of(), claims: caches.of() }
+    pub fn new(caches: &Caches, users: &ByClaim) -> Self {
+        Self { pods: caches.of(), claims: caches.of(), users: users.clone() }
     }
 }
 
@@ -43,11 +49,11 @@ impl Controller for Ephemeral {
                 wake(own_key(pod));
             }
         });
-        let pods = self.pods.clone();
+        // Whoever it belongs to: its name may be what a pod waits for.
+        let users = self.users.clone();
         wake.on(&self.claims, move |claim, wake| {
-            let owner = controller_of(claim).filter(|owner| owner.kind == "Pod");
-            let key = owner.map(|owner| Key::new(claim.object_meta().namespace, &owner.name));
-            key.filter(|key| pods.get(key).is_some()).into_iter().for_each(wake);
+            let of_name = users.at(&own_key(claim));
+            of_name.iter().filter(|pod| volumes(pod).next().is_some()).map(|pod| own_key(&**pod)).for_each(wake);
         });
     }
 
@@ -66,9 +72,11 @@ impl Controller for Ephemeral {
     }
 
     fn failed(&self, key: &Key, action: &Action, error: &kube::Error) -> Option<Action> {
-        let (Action::Create { .. }, kube::Error::Api(status)) = (action, error) else { return None };
+        let (Action::Create { object, .. }, kube::Error::Api(status)) = (action, error) else { return None };
         let pod = self.pods.get(key).filter(|_| status.code != 409)?;
-        Some(Action::warning(&*pod, "FailedCreate", format!("ephemeral volume: create PVC: {}", status.message)))
+        let name = object["metadata"]["name"].as_str().unwrap_or_default();
+        let volume = name.strip_prefix(&claim_name(key, "")).unwrap_or_default();
+        Some(Action::warning(&*pod, FAILED, format!("ephemeral volume {volume}: create PVC {name}: {}", status.message)))
     }
 }
 
@@ -84,8 +92,22 @@ fn claim_name(pod: &Key, volume: &str) -> String {
 }
 
 fn plan(world: &World, key: &Key) -> Plan {
+    let foreign = volumes(&world.pod).zip(&world.claims).filter_map(|((_, volume), (_, claim))| {
+        let claim = claim.as_deref().filter(|claim| !is_of_pod(claim, &world.pod))?;
+        Some(Action::warning(&*world.pod, FAILED, format!("ephemeral volume {volume}: {}", not_owner(&own_key(claim), key))))
+    });
     let missing = world.claims.iter().filter(|(_, claim)| claim.is_none());
-    Plan::act(missing.filter_map(|(at, _)| claim(&world.pod, key, *at)).map(|claim| Action::create(&claim)).collect())
+    let made = missing.filter_map(|(at, _)| claim(&world.pod, key, *at)).map(|claim| Action::create(&claim));
+    Plan::act(foreign.chain(made).collect())
+}
+
+fn is_of_pod(claim: &PersistentVolumeClaim, pod: &Pod) -> bool {
+    controller_of(claim).is_some_and(|owner| Some(owner.uid.as_str()) == pod.metadata.uid.as_deref())
+}
+
+/// Upstream: component-helpers `storage/ephemeral` (`VolumeIsForPod`).
+fn not_owner(claim: &Key, pod: &Key) -> String {
+    format!("PVC {claim} was not created for pod {pod} (pod is not owner)")
 }
 
 fn claim(pod: &Pod, key: &Key, at: usize) -> Option<PersistentVolumeClaim> {
@@ -134,8 +156,16 @@ mod tests {
         .into();
         let key = own_key(&*pod);
         assert_eq!(super::volumes(&pod).collect::<Vec<_>>(), [(1, "one"), (2, "two")]);
-        let there = Arc::new(PersistentVolumeClaim::default());
-        let actions = plan(&World { pod, claims: vec![(1, None), (2, Some(there))] }, &key).actions;
+        let owned = |uid: &str| -> Arc<PersistentVolumeClaim> {
+            let owner = json!({"apiVersion": "v1", "kind": "Pod", "name": "p", "uid": uid, "controller": true});
+            let metadata = json!({"name": "p-two", "namespace": "n", "ownerReferences": [owner]});
+            Arc::new(serde_json::from_value(json!({"metadata": metadata})).unwrap())
+        };
+        let foreign = plan(&World { pod: pod.clone(), claims: vec![(1, Some(owned("u"))), (2, Some(owned("older")))] }, &key).actions;
+        let [Action::Event { reason, message, .. }] = &*foreign else { panic!("{foreign:?}") };
+        let why = "ephemeral volume two: PVC n/p-two was not created for pod n/p (pod is not owner)";
+        assert_eq!((*reason, message.as_str()), ("FailedBinding", why));
+        let actions = plan(&World { pod, claims: vec![(1, None), (2, Some(owned("u")))] }, &key).actions;
         let [Action::Create { path, object, .. }] = &*actions else { panic!("{actions:?}") };
         assert_eq!((path.as_str(), &object["metadata"]["name"]), ("/api/v1/namespaces/n/persistentvolumeclaims", &json!("p-one")));
         assert_eq!(object["metadata"]["labels"], json!({"a": "b"}));

@@ -4,7 +4,7 @@
 //! (`kubelet/src/volumes/plugins/persistent_volume.rs`) and deletes it, and the volume with it (`kubelet/src/volumes/local_storage.rs`).
 //! Source: sig-storage-lib-external-provisioner `controller.go` (names, annotations, events).
 
-use std::{path::Path, sync::Arc};
+use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use api::{
     Key,
@@ -16,15 +16,17 @@ use api::{
             },
             storage::v1::StorageClass,
         },
-        apimachinery::pkg::apis::meta::v1::ObjectMeta,
+        apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::ObjectMeta},
     },
 };
-use client::{Cache, Caches};
+use client::{Cache, Caches, kube, pods::Pod};
 use podspec::claims::{
     self, AccessModes, LOCAL_NODE, LOCAL_PROVISIONER, LOCAL_STORAGE, PROVISIONED_BY, SELECTED_NODE, STORAGE_PROVISIONER, annotation,
     volume_name,
 };
 use reconcile::{Action, Controller, Plan, Wake, own_key, reference};
+
+use crate::index::{ByClaim, claims_of};
 
 const HOSTNAME: &str = "kubernetes.io/hostname";
 /// Bytes of a file's name.
@@ -35,6 +37,8 @@ pub struct LocalStorage {
     volumes: Cache<PersistentVolume>,
     classes: Cache<StorageClass>,
     nodes: Cache<Node>,
+    pods: Cache<Pod>,
+    users: ByClaim,
 }
 
 pub struct World {
@@ -43,11 +47,14 @@ pub struct World {
     /// The one that the scheduler chose; `None` while it has not.
     node: Option<(String, Option<Arc<Node>>)>,
     is_made: bool,
+    /// A pod waits for it, for that node or on it: who may write claims alone makes no volumes.
+    is_wanted: bool,
 }
 
 impl LocalStorage {
-    pub fn new(caches: &Caches) -> Self {
-        Self { claims: caches.of(), volumes: caches.of(), classes: caches.of(), nodes: caches.of() }
+    pub fn new(caches: &Caches, users: &ByClaim) -> Self {
+        let (claims, volumes, classes, nodes) = (caches.of(), caches.of(), caches.of(), caches.of());
+        Self { claims, volumes, classes, nodes, pods: caches.of(), users: users.clone() }
     }
 }
 
@@ -63,6 +70,7 @@ impl Controller for LocalStorage {
         wake.on(&self.volumes, |_, _| {});
         wake.needs(&self.classes);
         wake.needs(&self.nodes);
+        wake.on(&self.pods, |pod, wake| claims_of(pod).into_iter().for_each(wake));
     }
 
     async fn observe(&self, key: &Key) -> Option<World> {
@@ -74,12 +82,24 @@ impl Controller for LocalStorage {
         let selected = annotation(&claim.metadata, SELECTED_NODE);
         let node = selected.map(|name| (name.to_owned(), self.nodes.get(&Key::new("", name))));
         let is_made = self.volumes.get(&Key::new("", &name_of(&claim))).is_some();
-        Some(World { claim, class, node, is_made })
+        let is_wanted = selected.is_some_and(|name| self.users.at(key).iter().any(|pod| may_go_to(pod, name)));
+        Some(World { claim, class, node, is_made, is_wanted })
     }
 
     fn plan(&self, world: &World, _: &Key) -> Plan {
         plan(world)
     }
+
+    fn failed(&self, key: &Key, action: &Action, error: &kube::Error) -> Option<Action> {
+        let (Action::Create { .. }, kube::Error::Api(status)) = (action, error) else { return None };
+        let claim = self.claims.get(key).filter(|_| status.code != 409)?;
+        Some(provisioning_failed(&claim, &format!("error creating PersistentVolume: {}", status.message)))
+    }
+}
+
+fn provisioning_failed(claim: &PersistentVolumeClaim, why: &str) -> Action {
+    let message = format!("failed to provision volume with StorageClass {:?}: {why}", claims::class_of_claim(claim));
+    Action::warning(claim, "ProvisioningFailed", message)
 }
 
 fn plan(world: &World) -> Plan {
@@ -87,32 +107,46 @@ fn plan(world: &World) -> Plan {
     if world.is_made || claim.metadata.deletion_timestamp.is_some() || class.provisioner != LOCAL_PROVISIONER {
         return Plan::rest();
     }
-    let failed = |why: &str| {
-        let message =
-            format!("failed to provision volume with StorageClass {:?}: {why}", class.metadata.name.as_deref().unwrap_or_default());
-        Action::warning(claim, "ProvisioningFailed", message)
+    let Some((name, node)) = &world.node else {
+        if claims::waits_for_consumer(class) {
+            return Plan::rest();
+        }
+        let why = "its volumeBindingMode has to be WaitForFirstConsumer: directories are of the node that a pod goes to";
+        return Plan::act(vec![provisioning_failed(claim, why)]);
     };
     if let Some(why) = unsupported(claim) {
-        return Plan::act(vec![failed(why)]);
+        return give_back(claim, why);
     }
-    let Some((name, node)) = &world.node else {
-        return Plan::act(vec![failed(
-            "its volumeBindingMode has to be WaitForFirstConsumer: directories are of the node that a pod goes to",
-        )]);
-    };
-    match node.as_deref().ok_or("the node is gone").and_then(|node| place(node, claim)) {
+    let placed = node.as_deref().ok_or("the node is gone").and_then(|node| allowed(node, class)).and_then(|node| place(node, claim));
+    match placed {
+        // The pod wakes the claim when it comes.
+        Ok(_) if !world.is_wanted => Plan::rest(),
         Ok((hostname, path)) => {
             let volume = volume(claim, class, name, hostname, path);
             let message = format!("Successfully provisioned volume {}", volume.metadata.name.as_deref().unwrap_or_default());
             Plan::act(vec![Action::create(&volume), Action::normal(claim, "ProvisioningSucceeded", message)])
         }
-        Err(why) => {
-            // The scheduler is to choose again.
-            let mut changed = claim.clone();
-            changed.metadata.annotations.get_or_insert_default().remove(SELECTED_NODE);
-            Plan::act(vec![failed(&format!("node {name:?}: {why}")), Action::update(&changed)])
-        }
+        Err(why) => give_back(claim, &format!("node {name:?}: {why}")),
     }
+}
+
+/// The scheduler is to choose again: the pod that waits is told so at once.
+fn give_back(claim: &PersistentVolumeClaim, why: &str) -> Plan {
+    let mut changed = claim.clone();
+    changed.metadata.annotations.get_or_insert_default().remove(SELECTED_NODE);
+    Plan::act(vec![provisioning_failed(claim, why), Action::update(&changed)])
+}
+
+fn may_go_to(pod: &Pod, node: &str) -> bool {
+    let on = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()).unwrap_or_default();
+    pod.metadata.deletion_timestamp.is_none() && !pod.is_over() && (on.is_empty() || on == node)
+}
+
+/// Users can write the node's name themselves: what the scheduler holds to is held to here, too.
+fn allowed<'a>(node: &'a Node, class: &StorageClass) -> Result<&'a Node, &'static str> {
+    let (terms, none) = (class.allowed_topologies.as_deref().unwrap_or_default(), BTreeMap::new());
+    let is_allowed = claims::topology_matches(terms, node.metadata.labels.as_ref().unwrap_or(&none));
+    if is_allowed { Ok(node) } else { Err("its labels are none of the class's allowedTopologies") }
 }
 
 /// What no directory can be.
@@ -148,6 +182,11 @@ fn place<'a>(node: &'a Node, claim: &PersistentVolumeClaim) -> Result<(&'a str, 
     Ok((hostname, format!("{}/{name}", storage.trim_end_matches('/'))))
 }
 
+fn storage_alone(mut amounts: BTreeMap<String, Quantity>) -> BTreeMap<String, Quantity> {
+    amounts.retain(|name, _| name == "storage");
+    amounts
+}
+
 fn volume(claim: &PersistentVolumeClaim, class: &StorageClass, node: &str, hostname: &str, path: String) -> PersistentVolume {
     let spec = claim.spec.clone().unwrap_or_default();
     let is_here = NodeSelectorRequirement { key: HOSTNAME.into(), operator: "In".into(), values: Some(vec![hostname.to_owned()]) };
@@ -161,7 +200,8 @@ fn volume(claim: &PersistentVolumeClaim, class: &StorageClass, node: &str, hostn
         },
         spec: Some(PersistentVolumeSpec {
             access_modes: spec.access_modes,
-            capacity: spec.resources.and_then(|resources| resources.requests),
+            // A claim may ask for what no volume has.
+            capacity: spec.resources.and_then(|resources| resources.requests).map(storage_alone),
             claim_ref: Some(reference(claim)),
             local: Some(LocalVolumeSource { fs_type: None, path }),
             node_affinity: Some(VolumeNodeAffinity { required: Some(NodeSelector { node_selector_terms: vec![term] }) }),
@@ -192,11 +232,21 @@ mod tests {
     }
 
     fn planned(claim: &Value, node: Option<Value>) -> Vec<Action> {
-        let class = json!({"metadata": {"name": "skiff-local"}, "provisioner": LOCAL_PROVISIONER, "reclaimPolicy": "Delete"});
+        planned_by(&json!({"reclaimPolicy": "Delete"}), claim, node)
+    }
+
+    fn planned_by(class: &Value, claim: &Value, node: Option<Value>) -> Vec<Action> {
+        plan(&world(class, claim, node)).actions
+    }
+
+    fn world(class: &Value, claim: &Value, node: Option<Value>) -> World {
+        let mut whole = json!({"metadata": {"name": "skiff-local"}, "provisioner": LOCAL_PROVISIONER});
+        whole.as_object_mut().unwrap().extend(class.as_object().unwrap().clone());
         let claim: PersistentVolumeClaim = serde_json::from_value(claim.clone()).unwrap();
         let node = annotation(&claim.metadata, SELECTED_NODE)
             .map(|name| (name.to_owned(), node.map(|node| Arc::new(serde_json::from_value(node).unwrap()))));
-        plan(&World { claim: Arc::new(claim), class: Some(Arc::new(serde_json::from_value(class).unwrap())), node, is_made: false }).actions
+        let class = Some(Arc::new(serde_json::from_value(whole).unwrap()));
+        World { claim: Arc::new(claim), class, node, is_made: false, is_wanted: true }
     }
 
     fn told(actions: &[Action]) -> &str {
@@ -224,6 +274,31 @@ mod tests {
     }
 
     #[test]
+    fn a_volume_has_storage_alone() {
+        let requests = json!({"requests": {"storage": "1Gi", "cpu": "1"}});
+        let Action::Create { object, .. } = &planned(&claim(json!({"resources": requests})), Some(node()))[0] else { panic!() };
+        assert_eq!(object["spec"]["capacity"], json!({"storage": "1Gi"}));
+    }
+
+    #[tokio::test]
+    async fn a_volume_that_cannot_be_written_is_told_of() {
+        let nobody = tower::service_fn(|_: http::Request<kube::client::Body>| async {
+            Ok::<_, std::convert::Infallible>(http::Response::new(kube::client::Body::empty()))
+        });
+        let caches = Caches::unfollowed(kube::Client::new(nobody, "d"), api::task::Group::new());
+        caches.of::<PersistentVolumeClaim>().feed(serde_json::from_value(claim(json!({}))).unwrap(), false);
+        let (provisioner, key) = (LocalStorage::new(&caches, &crate::index::by_claim(&caches.of())), Key::new("n", "data"));
+        let action = planned(&claim(json!({})), Some(node())).remove(0);
+        let refused = |code: u16| {
+            let status = json!({"status": "Failure", "message": "no room", "reason": "", "code": code});
+            provisioner.failed(&key, &action, &kube::Error::Api(Box::new(serde_json::from_value(status).unwrap())))
+        };
+        let why = "failed to provision volume with StorageClass \"skiff-local\": error creating PersistentVolume: no room";
+        assert_eq!(told(&[refused(422).unwrap()]), why);
+        assert!(refused(409).is_none(), "it is there already");
+    }
+
+    #[test]
     fn long_names_make_no_longer_file_names() {
         let mut long = claim(json!({}));
         long["metadata"]["name"] = "x".repeat(253).into();
@@ -240,11 +315,46 @@ mod tests {
             (json!({"dataSource": {"kind": "PersistentVolumeClaim", "name": "other"}}), "data sources are not supported"),
         ] {
             let actions = planned(&claim(spec), Some(node()));
-            assert_eq!((actions.len(), told(&actions).ends_with(why)), (1, true), "{actions:?}");
+            let [Action::Event { message, .. }, Action::Update { object, .. }] = &*actions else { panic!("{actions:?}") };
+            assert!(message.ends_with(why), "{message}");
+            assert!(object["metadata"]["annotations"].get(SELECTED_NODE).is_none(), "its pod is not to wait");
         }
         let mut unplaced = claim(json!({}));
         unplaced["metadata"]["annotations"] = json!({});
         assert!(told(&planned(&unplaced, None)).contains("WaitForFirstConsumer"));
+        let waits = json!({"volumeBindingMode": "WaitForFirstConsumer"});
+        assert!(planned_by(&waits, &unplaced, None).is_empty(), "its pod is to come");
+    }
+
+    #[test]
+    fn a_volume_is_made_for_a_pod() {
+        let nobody = World { is_wanted: false, ..world(&json!({}), &claim(json!({})), Some(node())) };
+        assert!(plan(&nobody).actions.is_empty());
+        let pod = |node: &str, phase: &str, going: Value| -> Pod {
+            let metadata = json!({"name": "p", "deletionTimestamp": going});
+            serde_json::from_value(json!({"metadata": metadata, "spec": {"nodeName": node, "containers": []}, "status": {"phase": phase}}))
+                .unwrap()
+        };
+        let rows = [
+            (pod("", "Pending", Value::Null), true),
+            (pod("n1", "Pending", Value::Null), true),
+            (pod("n2", "Pending", Value::Null), false),
+            (pod("n1", "Failed", Value::Null), false),
+            (pod("", "Pending", json!("2026-01-01T00:00:00Z")), false),
+        ];
+        for (pod, is_its) in rows {
+            assert_eq!(may_go_to(&pod, "n1"), is_its, "{pod:?}");
+        }
+    }
+
+    #[test]
+    fn a_node_that_the_class_does_not_allow_is_given_back() {
+        let zone = |name: &str| json!({"allowedTopologies": [{"matchLabelExpressions": [{"key": HOSTNAME, "values": [name]}]}]});
+        assert!(matches!(planned_by(&zone("host1"), &claim(json!({})), Some(node()))[0], Action::Create { .. }));
+        let actions = planned_by(&zone("host2"), &claim(json!({})), Some(node()));
+        let Action::Update { object, .. } = &actions[1] else { panic!("{actions:?}") };
+        assert!(object["metadata"]["annotations"].get(SELECTED_NODE).is_none());
+        assert!(told(&actions).ends_with("node \"n1\": its labels are none of the class's allowedTopologies"), "{actions:?}");
     }
 
     #[test]

@@ -45,19 +45,20 @@ use crate::{
 
 /// Writes (bindings and others) that are under way at the same time.
 const IN_FLIGHT_MAX: usize = 64;
-/// Bindings that plugins make wait, or have something to write for, at the same time: beyond it nothing is decided until one of them is over.
+/// Bindings that plugins make wait, or have something to write for, at the same time: beyond it a pod that would have to wait is tried again later.
 const PREPARING_MAX: usize = 4096;
 
 /// Binds pods in `group`. See [`crate::start`].
 pub fn start(client: kube::Client, caches: &Caches, group: &Group) {
-    start_with(PLUGINS, client, caches, group);
+    start_with(PLUGINS, PREPARING_MAX, client, caches, group);
 }
 
-fn start_with(plugins: Plugins, client: kube::Client, caches: &Caches, group: &Group) -> Arc<Scheduler> {
+fn start_with(plugins: Plugins, preparing_max: usize, client: kube::Client, caches: &Caches, group: &Group) -> Arc<Scheduler> {
     let state = State::new(plugins);
     let recorder = Recorder::new(client.clone(), SCHEDULER, None, group);
     let scheduler = Arc::new(Scheduler {
         act: Act { client },
+        preparing_max,
         recorder,
         pods: caches.of(),
         budgets: caches.of(),
@@ -84,6 +85,8 @@ struct Storage {
 
 struct Scheduler {
     act: Act,
+    /// [`PREPARING_MAX`], but in tests.
+    preparing_max: usize,
     recorder: Recorder,
     pods: Cache<Pod>,
     budgets: Cache<PodDisruptionBudget>,
@@ -159,7 +162,7 @@ impl Scheduler {
         let mut prepared = VecDeque::new();
         loop {
             while in_flight.len() < IN_FLIGHT_MAX
-                && let Some(todo) = prepared.pop_front().or_else(|| (preparing.len() < PREPARING_MAX).then(|| self.next())?)
+                && let Some(todo) = prepared.pop_front().or_else(|| self.next(preparing.len() < self.preparing_max))
             {
                 let PodInfo { key, uid, .. } = &**todo.info();
                 let span = tracing::debug_span!("pod", ns = key.namespace, name = key.name, uid);
@@ -171,7 +174,7 @@ impl Scheduler {
                 }
             }
             let due = self.state.lock().queue.due().unwrap_or_else(|| Instant::now() + std::time::Duration::from_secs(3600));
-            let full = in_flight.len() >= IN_FLIGHT_MAX || preparing.len() >= PREPARING_MAX;
+            let full = in_flight.len() >= IN_FLIGHT_MAX;
             tokio::select! {
                 Some(()) = in_flight.next() => {}
                 Some(done) = preparing.next() => prepared.extend(done.map(Todo::Bind)),
@@ -181,9 +184,13 @@ impl Scheduler {
         }
     }
 
-    fn next(&self) -> Option<Todo> {
+    fn next(&self, has_room: bool) -> Option<Todo> {
         let began = Instant::now();
-        let todo = self.state.lock().next(began, |pod| self.siblings.of(pod), rand::random());
+        let todo = {
+            let state = &mut *self.state.lock();
+            state.has_room = has_room;
+            state.next(began, |pod| self.siblings.of(pod), rand::random())
+        };
         if let Some(todo) = &todo {
             told::decided(todo, began.elapsed());
         }

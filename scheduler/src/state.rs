@@ -25,12 +25,17 @@ use crate::{
     snapshot::{NodeChange, PodChange, Snapshot},
 };
 
+/// What a pod is told that would have to wait while as many do as may.
+pub const NO_ROOM: &str = "too many pods wait for their volumes or permits; it is tried again";
+
 pub struct State {
     plugins: Plugins,
     pub snapshot: Snapshot,
     pub queue: Queue,
     /// Pods whose bindings are being prepared.
     pub waiting: Arc<WaitingPods>,
+    /// Whether one more may be: one that would have to is tried again later, all others go on.
+    pub has_room: bool,
     binding: BindingPlugins,
     memo: Memo,
 }
@@ -83,7 +88,7 @@ impl Default for State {
 impl State {
     pub fn new(plugins: Plugins) -> Self {
         let (queue, binding) = (Queue::new(plugins), BindingPlugins::of(plugins));
-        Self { plugins, snapshot: Snapshot::default(), queue, waiting: Arc::default(), binding, memo: Memo::default() }
+        Self { plugins, snapshot: Snapshot::default(), queue, waiting: Arc::default(), has_room: true, binding, memo: Memo::default() }
     }
 
     /// Decides about the next pod; the decision holds in the snapshot before anybody else decides. `siblings`: see [`Ask::new`].
@@ -166,6 +171,9 @@ impl State {
         self.binding.reserve(at)?;
         let waits = self.binding.permit(at, &self.waiting)?;
         binding.pre_binds = self.binding.pre_flight(at)?;
+        if !self.has_room && !(waits.is_empty() && binding.pre_binds.is_empty()) {
+            return Err(Failure::error(NO_ROOM.into()));
+        }
         if !waits.is_empty() {
             let permitting = waits.iter().map(|(plugin, _)| *plugin).collect();
             self.queue.back(binding.tried.clone(), Ended::Permitting(permitting), now);
@@ -284,7 +292,7 @@ impl State {
     fn pod_gone(&mut self, info: &Arc<PodInfo>, now: Instant) {
         self.queue.remove(&info.key);
         if let Some(waiting) = self.waiting.get(&info.uid) {
-            waiting.reject("", "removed");
+            waiting.gone();
         }
         // Where it was, or where weaker pods kept away because it was expected.
         let node = self.snapshot.node_of(&info.key).or_else(|| self.snapshot.nominated_node(&info.key)).map(str::to_owned);
@@ -476,6 +484,19 @@ mod tests {
     }
 
     #[test]
+    fn without_room_who_would_wait_is_tried_again_and_the_others_go_on() {
+        let (plugins, _) = table(Probe { permits: answers([long()]), ..Probe::default() }, Probe::default());
+        let (mut state, now) = (with(State::new(plugins), "2"), Instant::now());
+        state.has_room = false;
+        state.pod_changed(None, Some(&asking("waits", "2", "", "Pending")));
+        state.pod_changed(None, Some(&asking("plain", "2", "", "Pending")));
+        assert!(matches!(state.next(now, |_| None, 0), Some(Todo::Fail(_, "SchedulerError", message)) if message == NO_ROOM));
+        assert_eq!((reserved(&state.snapshot), state.waiting.all().len()), (0, 0));
+        assert!(matches!(state.next(now, |_| None, 0), Some(Todo::Bind(binding)) if binding.tried.info.key.name == "plain"));
+        assert!(state.queue.due().is_some_and(|due| due > now), "it rests");
+    }
+
+    #[test]
     fn a_pod_that_is_deleted_waits_no_longer() {
         let (plugins, _) = table(Probe { permits: answers([long()]), ..Probe::default() }, Probe::default());
         let mut state = with(State::new(plugins), "2");
@@ -484,5 +505,16 @@ mod tests {
         let Some(Todo::Bind(binding)) = state.next(Instant::now(), |_| None, 0) else { panic!("it waits for its permit") };
         state.pod_changed(Some(&pending), None);
         assert!(!binding.waiting.unwrap().reject("One", "no"), "it is rejected already");
+    }
+
+    #[test]
+    fn a_pod_that_is_deleted_is_prepared_no_longer() {
+        let (plugins, _) = table(Probe { writes: true, ..Probe::default() }, Probe::default());
+        let mut state = with(State::new(plugins), "2");
+        let pending = asking("p", "1", "", "Pending");
+        state.pod_changed(None, Some(&pending));
+        let Some(Todo::Bind(binding)) = state.next(Instant::now(), |_| None, 0) else { panic!("it is prepared") };
+        state.pod_changed(Some(&pending), None);
+        assert_eq!(binding.waiting.unwrap().pre_bound(), Err(Failure::error("pod is removed".into())));
     }
 }

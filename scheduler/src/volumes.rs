@@ -13,7 +13,7 @@ use std::{
 use api::{
     Key,
     k8s::api::{
-        core::v1::{PersistentVolume, PersistentVolumeClaim, TopologySelectorTerm},
+        core::v1::{PersistentVolume, PersistentVolumeClaim},
         storage::v1::StorageClass,
     },
     steps,
@@ -249,7 +249,7 @@ impl Volumes {
     fn can_be_made(&self, claim: &PersistentVolumeClaim, node: &Facts) -> bool {
         self.classes.get(claims::class_of_claim(claim)).is_some_and(|class| {
             let is_made = !class.provisioner.is_empty() && class.provisioner != claims::NO_PROVISIONER;
-            is_made && topology_matches(class.allowed_topologies.as_deref().unwrap_or_default(), node)
+            is_made && claims::topology_matches(class.allowed_topologies.as_deref().unwrap_or_default(), &node.labels)
         })
     }
 
@@ -322,15 +322,6 @@ pub fn is_reachable(volume: &PersistentVolume, node: &Facts) -> bool {
     let required = volume.spec.as_ref().and_then(|spec| spec.node_affinity.as_ref()?.required.as_ref());
     let node = NamedLabels { name: "", labels: &node.labels };
     required.is_none_or(|required| required.node_selector_terms.iter().any(|term| term_matches(term, node)))
-}
-
-/// Upstream: `MatchTopologySelectorTerms`; a term that asks for nothing matches nothing.
-fn topology_matches(terms: &[TopologySelectorTerm], node: &Facts) -> bool {
-    let matches = |term: &TopologySelectorTerm| {
-        let asked = term.match_label_expressions.as_deref().unwrap_or_default();
-        !asked.is_empty() && asked.iter().all(|one| node.labels.get(&one.key).is_some_and(|value| one.values.contains(value)))
-    };
-    terms.is_empty() || terms.iter().any(matches)
 }
 
 #[cfg(test)]

@@ -252,6 +252,13 @@ async fn a_volume_outlives_its_claim_as_its_policy_says() {
             Some("Warning VolumeFailedRecycle No recycler plugin found for the volume!"),
         ),
         (json!({"persistentVolumeReclaimPolicy": "Delete"}), json!({}), "Failed", Some(none)),
+        (json!({"persistentVolumeReclaimPolicy": "Delete", "hostPath": {"path": "/tmp/x"}}), json!({}), "Failed", Some(none)),
+        (
+            json!({"persistentVolumeReclaimPolicy": "Delete", "hostPath": {"path": "/srv/x"}}),
+            json!({}),
+            "Failed",
+            Some("Warning VolumeFailedDelete host_path deleter only supports /tmp/.+ but received provided /srv/x"),
+        ),
         (json!({"persistentVolumeReclaimPolicy": "Delete", "csi": {"driver": "d", "volumeHandle": "h"}}), json!({}), "Released", None),
         (json!({"persistentVolumeReclaimPolicy": "Delete"}), by("example.com/x"), "Released", None),
         (

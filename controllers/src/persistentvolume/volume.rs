@@ -82,11 +82,21 @@ fn deleter(volume: &PersistentVolume) -> Result<(), String> {
         Some(by) if by.starts_with(IN_TREE) => Err(format!("no volume plugin matched name: {by}")),
         Some(_) => Ok(()),
         None if volume.spec.as_ref().is_some_and(|spec| spec.csi.is_some()) => Ok(()),
+        None if let Some(path) = undeletable_path(volume) => {
+            Err(format!("host_path deleter only supports /tmp/.+ but received provided {path}"))
+        }
         None => {
             let name = volume.metadata.name.as_deref().unwrap_or_default();
             Err(format!("error getting deleter volume plugin for volume {name:?}: no deletable volume plugin matched"))
         }
     }
+}
+
+/// The path of a hostPath volume that nobody would delete. Upstream: `hostPathDeleter`.
+fn undeletable_path(volume: &PersistentVolume) -> Option<&str> {
+    let path = volume.spec.as_ref()?.host_path.as_ref()?.path.as_str();
+    let is_temporary = path.split_once("/tmp/").is_some_and(|(_, below)| !below.is_empty());
+    (!is_temporary).then_some(path)
 }
 
 fn failed(volume: &PersistentVolume, reason: &'static str, why: &str) -> Plan {

@@ -18,13 +18,13 @@ use crate::{replicas::pod_of, revisions::HASH};
 const NAME: &str = "statefulset.kubernetes.io/pod-name";
 const INDEX: &str = "apps.kubernetes.io/pod-index";
 
-/// What a name says whose pod it is, and the ordinal where it can be read: at most 31 bits. `getParentNameAndOrdinal` reads `web-01` as 1 as well,
-/// which would make two pods of one ordinal.
+/// What a name says whose pod it is, and the ordinal where it can be read: at most 32 bits, as far as `start` and `replicas` together reach.
+/// `getParentNameAndOrdinal` reads `web-01` as 1 as well, which would make two pods of one ordinal, and no more than 31 bits.
 pub fn parent_and_ordinal(name: &str) -> Option<(&str, Option<i64>)> {
     let (parent, digits) = name.rsplit_once('-')?;
     let is_number = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
     let is_as_written = digits.len() == 1 || !digits.starts_with('0');
-    is_number.then(|| (parent, digits.parse::<i32>().ok().filter(|_| is_as_written).map(i64::from)))
+    is_number.then(|| (parent, digits.parse::<u32>().ok().filter(|_| is_as_written).map(i64::from)))
 }
 
 pub fn ordinal(pod: &Pod) -> Option<i64> {

@@ -126,6 +126,9 @@ async fn a_directory_is_made_for_the_node_that_was_chosen() {
     // As the scheduler does.
     let chosen = Patch::Merge(json!({"metadata": {"annotations": {"volume.kubernetes.io/selected-node": "n1"}}}));
     house.claims.patch("waits", &PatchParams::default(), &chosen).await.unwrap();
+    let pods = Api::<Pod>::namespaced(house.door.admin(), "default");
+    let used = json!([{"name": "v", "persistentVolumeClaim": {"claimName": "waits"}}]);
+    make(&pods, json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "c", "image": "i"}], "volumes": used}})).await;
     let bound = house.claim_is("waits", "Bound").await;
     let name = format!("pvc-{}", bound.uid().unwrap());
     let volume = house.volume_is(&name, "Bound").await;
@@ -136,6 +139,7 @@ async fn a_directory_is_made_for_the_node_that_was_chosen() {
     };
     assert!(as_node("n2").get(&name).await.is_err());
     assert!(as_node("n2").delete(&name, &DeleteParams::default()).await.is_err());
+    pods.delete("p", &DeleteParams::default().grace_period(0)).await.unwrap();
     house.claims.delete("waits", &DeleteParams::default()).await.unwrap();
     house.volume_is(&name, "Released").await;
     assert!(as_node("n1").get(&name).await.is_ok());

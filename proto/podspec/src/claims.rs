@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use api::{
     Key,
     k8s::{
-        api::core::v1::{PersistentVolume, PersistentVolumeClaim},
+        api::core::v1::{PersistentVolume, PersistentVolumeClaim, TopologySelectorTerm},
         api::storage::v1::StorageClass,
         apimachinery::pkg::{api::resource, apis::meta::v1::ObjectMeta},
     },
@@ -102,6 +102,16 @@ pub fn is_fully_bound(claim: &PersistentVolumeClaim) -> bool {
 /// Claims of the class are bound once a pod that uses them is scheduled.
 pub fn waits_for_consumer(class: &StorageClass) -> bool {
     class.volume_binding_mode.as_deref() == Some("WaitForFirstConsumer")
+}
+
+/// Whether the labels of a node are such that a class allows (`allowedTopologies`). Upstream: `MatchTopologySelectorTerms`; a term that asks
+/// for nothing matches nothing.
+pub fn topology_matches(terms: &[TopologySelectorTerm], labels: &BTreeMap<String, String>) -> bool {
+    let matches = |term: &TopologySelectorTerm| {
+        let asked = term.match_label_expressions.as_deref().unwrap_or_default();
+        !asked.is_empty() && asked.iter().all(|one| labels.get(&one.key).is_some_and(|value| one.values.contains(value)))
+    };
+    terms.is_empty() || terms.iter().any(matches)
 }
 
 /// The newest of those that are marked as the default; of several as old, the first by name.
@@ -289,6 +299,23 @@ mod tests {
             assert_eq!(is_bound_to(&reserved(reference.clone()), &claim(small())), is_its, "{reference}");
         }
         assert!(!is_bound_to(&volume(large()), &claim(small())));
+    }
+
+    #[test]
+    fn where_a_class_allows_volumes() {
+        let labels: BTreeMap<String, String> = [("zone".to_owned(), "a".to_owned())].into();
+        let terms = |terms: Value| -> Vec<TopologySelectorTerm> { serde_json::from_value(terms).unwrap() };
+        let of = |values: Value| json!({"matchLabelExpressions": [{"key": "zone", "values": values}]});
+        for (asked, matches) in [
+            (json!([]), true),
+            (json!([{}]), false),
+            (json!([of(json!(["b", "a"]))]), true),
+            (json!([of(json!(["b"]))]), false),
+            (json!([of(json!(["b"])), of(json!(["a"]))]), true),
+            (json!([{"matchLabelExpressions": [{"key": "rack", "values": ["a"]}]}]), false),
+        ] {
+            assert_eq!(topology_matches(&terms(asked.clone()), &labels), matches, "{asked}");
+        }
     }
 
     #[test]

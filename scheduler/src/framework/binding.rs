@@ -38,7 +38,7 @@ pub trait BindingPlugin: Sync {
         Ok(PreFlight::Skip)
     }
 
-    /// Writes what must be there before the pod is; others are decided about and bound meanwhile. Dropped where the pod is preempted.
+    /// Writes what must be there before the pod is; others are decided about and bound meanwhile. Dropped where the pod is preempted or deleted.
     ///
     /// # Errors
     /// The pod is not bound, and tried again later.

@@ -102,6 +102,11 @@ impl WaitingPod {
             || self.end(Stage::PreBind, || Failure::error(format!("preempted by {plugin}")))
     }
 
+    /// There is no such pod any more: nothing is waited for, in Permit or in PreBind.
+    pub fn gone(&self) -> bool {
+        self.reject("", "removed") || self.end(Stage::PreBind, || Failure::error("pod is removed".into()))
+    }
+
     /// Waits until all have allowed it.
     ///
     /// # Errors
@@ -117,7 +122,7 @@ impl WaitingPod {
         }
     }
 
-    /// Waits until it is preempted.
+    /// Waits until it is preempted, or gone.
     pub async fn preempted(&self) -> Failure {
         loop {
             let told = self.changed.notified();
@@ -236,5 +241,19 @@ mod tests {
         let bound = waiting(&pods, &[]);
         assert_eq!(bound.pre_bound(), Ok(()));
         assert!(!bound.preempt("P"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_is_gone_waits_for_nothing() {
+        let pods = WaitingPods::default();
+        let permit = waiting(&pods, &[("A", 10)]);
+        assert!(permit.gone());
+        assert_eq!(permit.permitted().await, rejected("", "removed"));
+        let pre_bind = waiting(&pods, &[]);
+        let (why, done) = tokio::join!(pre_bind.preempted(), async { pre_bind.gone() });
+        assert!(done && why == Failure::error("pod is removed".into()) && pre_bind.pre_bound() == Err(why));
+        let bound = waiting(&pods, &[]);
+        assert_eq!(bound.pre_bound(), Ok(()));
+        assert!(!bound.gone(), "what was begun is finished");
     }
 }

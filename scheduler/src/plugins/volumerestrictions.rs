@@ -15,7 +15,8 @@ use crate::{
 };
 
 const NAME: &str = "VolumeRestrictions";
-const CONFLICT: &str = "node has pod using PersistentVolumeClaim with the same name and ReadWriteOncePod access mode";
+/// Upstream: `ErrReasonReadWriteOncePodConflict`.
+const CONFLICT: &str = "node(s) unavailable due to PersistentVolumeClaim with ReadWriteOncePod access mode already in-use by another pod";
 
 pub struct VolumeRestrictions;
 
@@ -85,7 +86,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::tests::TestCluster;
+    use crate::{plan::Outcome, tests::TestCluster};
     use serde_json::{Value, json};
 
     fn using(name: &str, claim: &str) -> Value {
@@ -103,6 +104,9 @@ mod tests {
         cluster.bound("first", "a", using("first", "one"));
         cluster.bound("other", "a", using("other", "many"));
         assert!(cluster.fitting(&using("p", "one")).is_empty());
+        let Outcome::Refused(refused) = cluster.plan(&using("p", "one"), 0) else { panic!("it is had by another") };
+        let why = "0/2 nodes are available: 2 node(s) unavailable due to PersistentVolumeClaim with ReadWriteOncePod access mode already in-use by another pod";
+        assert!(refused.message.starts_with(why), "{}", refused.message);
         assert_eq!(cluster.fitting(&using("p", "many")).len(), 2);
         cluster.unbound("first");
         assert_eq!(cluster.fitting(&using("p", "one")).len(), 2);

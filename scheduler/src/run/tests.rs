@@ -14,6 +14,7 @@ use super::*;
 use crate::{
     framework::{Permit, Status},
     probe::{Probe, answers, long, table},
+    state::NO_ROOM,
 };
 
 struct TestCluster {
@@ -25,11 +26,15 @@ struct TestCluster {
 impl TestCluster {
     /// With one node, `n1`, of two cores.
     async fn new(plugins: Plugins) -> Self {
+        Self::with_room(plugins, PREPARING_MAX).await
+    }
+
+    async fn with_room(plugins: Plugins, preparing_max: usize) -> Self {
         let group = Group::new();
         let door = Door::new(&group).await;
         door.make_account().await;
         let caches = Caches::new(door.client("system:kube-controller-manager", &[]), group.clone());
-        let scheduler = start_with(plugins, door.client("system:kube-scheduler", &[]), &caches, &group);
+        let scheduler = start_with(plugins, preparing_max, door.client("system:kube-scheduler", &[]), &caches, &group);
         let cluster = Self { admin: door.admin(), scheduler, group };
         cluster.node("n1").await;
         cluster
@@ -188,6 +193,35 @@ async fn a_pod_that_waits_makes_room_without_being_deleted() {
     let still = cluster.reported("weak", "Unschedulable", reported).await;
     assert!(still["metadata"]["uid"] == weak["metadata"]["uid"] && still["metadata"]["deletionTimestamp"].is_null(), "{still:#}");
     assert_eq!(*log.lock(), [TRY.as_slice(), &UNDONE, &TRY].concat());
+    cluster.end().await;
+}
+
+/// Nobody makes the volumes: one pod waits for its own, which is all that may wait here, until it is deleted.
+#[tokio::test]
+async fn pods_that_wait_for_volumes_stop_nobody_else_and_leave_their_place_when_deleted() {
+    let cluster = TestCluster::with_room(PLUGINS, 1).await;
+    let (pods, claims) = (
+        Api::<Stored>::namespaced(cluster.admin.clone(), "default"),
+        Api::<PersistentVolumeClaim>::namespaced(cluster.admin.clone(), "default"),
+    );
+    let class = json!({"metadata": {"name": "s"}, "provisioner": "example.com/p", "volumeBindingMode": "WaitForFirstConsumer"});
+    Api::<StorageClass>::all(cluster.admin.clone()).create(&PostParams::default(), &serde_json::from_value(class).unwrap()).await.unwrap();
+    let using = async |name: &str| {
+        let spec = json!({"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}, "storageClassName": "s"});
+        let claim = json!({"metadata": {"name": name}, "spec": spec});
+        claims.create(&PostParams::default(), &serde_json::from_value(claim).unwrap()).await.unwrap();
+        let volumes = json!([{"name": "v", "persistentVolumeClaim": {"claimName": name}}]);
+        let pod = json!({"metadata": {"name": name}, "spec": {"containers": [{"name": "c", "image": "i"}], "volumes": volumes}});
+        pods.create(&PostParams::default(), &serde_json::from_value(pod).unwrap()).await.unwrap();
+    };
+    using("first").await;
+    cluster.eventually("first", "nominated", |pod| pod["status"]["nominatedNodeName"] == "n1").await;
+    using("second").await;
+    cluster.reported("second", "SchedulerError", NO_ROOM).await;
+    cluster.pod("plain", "").await;
+    cluster.bound("plain").await;
+    pods.delete("first", &client::kube::api::DeleteParams::default()).await.unwrap();
+    cluster.eventually("second", "nominated", |pod| pod["status"]["nominatedNodeName"] == "n1").await;
     cluster.end().await;
 }
 

@@ -20,7 +20,8 @@ fn a_name_says_whose_a_pod_is() {
         ("my-web-10", Some(("my-web", Some(10)))),
         ("web-01", Some(("web", None))),
         ("web-2147483647", Some(("web", Some(2_147_483_647)))),
-        ("web-2147483648", Some(("web", None))),
+        ("web-2147483648", Some(("web", Some(2_147_483_648)))),
+        ("web-4294967296", Some(("web", None))),
         ("web-99999999999999999999", Some(("web", None))),
         ("web-", None),
         ("web", None),
@@ -31,6 +32,18 @@ fn a_name_says_whose_a_pod_is() {
     for (name, wanted) in cases {
         assert_eq!(parent_and_ordinal(name), wanted, "{name}");
     }
+}
+
+#[test]
+fn ordinals_go_on_beyond_31_bits() {
+    let mut cluster = Cluster::new(&json!({"replicas": 2, "ordinals": {"start": i32::MAX}}));
+    for wanted in ["+web-2147483647", "+web-2147483648"] {
+        assert_eq!(cluster.step(), [wanted]);
+        cluster.ready();
+    }
+    assert!(cluster.step().is_empty(), "both are its own");
+    cluster.change(&json!({"replicas": 1}));
+    assert_eq!(cluster.step(), ["-web-2147483648"]);
 }
 
 /// `CreatesPods`, `ScalesUp`, `ScalesDown` of `TestStatefulSetControl`

@@ -250,11 +250,11 @@ mod tests {
     }
 
     fn told(actions: &[Action]) -> &str {
-        let messages = actions.iter().filter_map(|action| match action {
+        let mut messages = actions.iter().filter_map(|action| match action {
             Action::Event { message, .. } => Some(message.as_str()),
             _ => None,
         });
-        messages.last().unwrap()
+        messages.next_back().unwrap()
     }
 
     #[test]

@@ -12,7 +12,11 @@ mod status;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use api::{
     Key,
@@ -28,6 +32,7 @@ use api::{
 };
 use client::{Cache, Caches, kube, leader::Clock, pods::Pod};
 use kube::ResourceExt;
+use parking_lot::Mutex;
 use reconcile::{Action, Controller, Owner, Plan, Wake, claim, selectors};
 use serde_json::Value;
 
@@ -56,6 +61,8 @@ pub struct DaemonSets {
     ages: Ages,
     backoffs: Backoffs,
     clock: Clock,
+    /// Whose last run was refused a pod.
+    refused: Mutex<HashSet<Key>>,
 }
 
 /// A `DaemonSet` that is not being deleted, and what there is of it.
@@ -73,6 +80,8 @@ pub struct World {
     /// The pods that failed and must wait until they are replaced, by name.
     pub waits: BTreeMap<String, Duration>,
     pub lasted: Lasted,
+    /// The run before was refused a pod.
+    was_refused: bool,
     /// Names of new pods come from here: another number each time.
     pub random: u64,
 }
@@ -113,6 +122,7 @@ impl DaemonSets {
             ages: Ages::new(&config.clock),
             backoffs: Backoffs::default(),
             clock: config.clock.clone(),
+            refused: Mutex::default(),
         }
     }
 
@@ -148,6 +158,7 @@ impl Controller for DaemonSets {
     }
 
     async fn observe(&self, key: &Key) -> Option<World> {
+        let was_refused = self.refused.lock().remove(key);
         let kept = self.fits.get(key).filter(|kept| kept.set.metadata.deletion_timestamp.is_none());
         let Some(kept) = kept else {
             self.backoffs.forget(key);
@@ -162,7 +173,18 @@ impl Controller for DaemonSets {
         let occupant = if revisions.iter().any(is_current) { None } else { self.revisions.get(&history::next_key(&set)) };
         let lasted = self.ages.of(key, young(&pods, min_ready_seconds(&set), now), now);
         let waits = self.waits(key, &set, &kept.nodes, &pods);
-        Some(World { set, nodes: kept.nodes, data: kept.data, pods, revisions, occupant, waits, lasted, random: rand::random() })
+        Some(World {
+            set,
+            nodes: kept.nodes,
+            data: kept.data,
+            pods,
+            revisions,
+            occupant,
+            waits,
+            lasted,
+            was_refused,
+            random: rand::random(),
+        })
     }
 
     fn plan(&self, world: &World, _: &Key) -> Plan {
@@ -172,7 +194,10 @@ impl Controller for DaemonSets {
     fn failed(&self, key: &Key, action: &Action, error: &kube::Error) -> Option<Action> {
         let set = self.sets.get(key)?;
         match (action, error) {
-            (Action::Create { resource, .. }, _) if resource.resource == "pods" => Some(creation_failed(&*set, action, error)?.0),
+            (Action::Create { resource, .. }, _) if resource.resource == "pods" => {
+                self.refused.lock().insert(key.clone());
+                Some(creation_failed(&*set, action, error)?.0)
+            }
             (Action::Delete { resource, .. }, kube::Error::Api(status)) if resource.resource == "pods" => {
                 Some(Action::warning(&*set, "FailedDelete", format!("Error deleting: {}", status.message)))
             }
@@ -234,13 +259,22 @@ impl<'a> Daemon<'a> {
         is_available(pod, self.spec.min_ready_seconds.unwrap_or(0), &self.world.lasted)
     }
 
-    /// Deletions first: where no pod can be made, others still have to go. `syncNodes`
+    /// Creations first. `syncNodes`, where neither waits for the other: here what stands behind a failure is not begun, so that a run after
+    /// one that was refused a pod begins with the deletions. They may be what makes room.
     fn carry_out(&self, changes: Changes<'_>) -> Vec<Action> {
         let Changes { delete, create, told, .. } = changes;
-        let mut actions = told;
-        actions.extend(delete.into_iter().take(BURST).flat_map(|pod| crate::replicas::delete(self.set, pod)));
+        let delete = delete.into_iter().take(BURST).flat_map(|pod| crate::replicas::delete(self.set, pod));
+        let create = self.create(create);
+        if self.world.was_refused {
+            return told.into_iter().chain(delete).chain(create).collect();
+        }
+        told.into_iter().chain(create).chain(delete).collect()
+    }
+
+    fn create(&self, nodes: Vec<&str>) -> Vec<Action> {
+        let mut actions = Vec::new();
         let template = pods::template(self.set, &self.hash);
-        for (at, node) in create.into_iter().take(BURST).enumerate() {
+        for (at, node) in nodes.into_iter().take(BURST).enumerate() {
             let mut pod = crate::replicas::pod_of(self.set, &self.owner, &template, self.world.random.wrapping_add(at as u64));
             if let Some(spec) = &mut pod.spec {
                 spec.affinity = Some(pods::affinity_to(spec.affinity.take(), node));

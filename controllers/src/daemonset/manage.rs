@@ -25,7 +25,9 @@ impl<'a> Daemon<'a> {
         }
         // Who never was bound is nobody's to collect.
         let nowhere = self.on_node.iter().filter(|(node, _)| !self.world.nodes.contains_key(**node));
-        changes.delete.extend(nowhere.flat_map(|(_, pods)| pods).filter(|pod| is_unbound(pod)));
+        changes
+            .delete
+            .extend(nowhere.flat_map(|(_, pods)| pods).filter(|pod| is_unbound(pod) && pod.metadata.deletion_timestamp.is_none()));
         changes
     }
 

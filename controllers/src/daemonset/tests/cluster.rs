@@ -28,6 +28,7 @@ pub struct Cluster {
     /// What was written, by verb and resource.
     pub writes: BTreeMap<String, usize>,
     pub told: Vec<(&'static str, String)>,
+    pub was_refused: bool,
     version: u64,
 }
 
@@ -71,6 +72,7 @@ impl Cluster {
             now: NOW,
             writes: BTreeMap::new(),
             told: Vec::new(),
+            was_refused: false,
             version: 0,
         }
     }
@@ -110,6 +112,7 @@ impl Cluster {
             data: Arc::new(data),
             waits: self.waits.clone(),
             lasted: Lasted::at(Timestamp::from_second(self.now).unwrap()),
+            was_refused: self.was_refused,
             random: self.version,
         }
     }

@@ -2,6 +2,7 @@
 
 use api::{k8s::api::core::v1::PodSpec, steps};
 use client::{Caches, kube};
+use reconcile::Action;
 use serde_json::{Value, json};
 
 use super::{
@@ -9,7 +10,7 @@ use super::{
         nodes::{Asked, Fit, Fits},
         pods,
     },
-    cluster::{Cluster, NOW, node, set, surging, unavailable},
+    cluster::{Cluster, NOW, at, node, set, surging, unavailable},
 };
 
 const RUNS: Fit = Fit { run: true, stay: true };
@@ -128,6 +129,39 @@ fn what_waits_for_a_node_that_is_gone_goes() {
     cluster.step();
     cluster.nodes.remove("node-1");
     assert_eq!(cluster.sync(), (0, 1));
+}
+
+/// One that goes already is not deleted once more.
+#[test]
+fn what_goes_from_a_node_that_is_gone_is_not_counted() {
+    let mut cluster = Cluster::settled(3, &unavailable(json!(1)));
+    cluster.add("leftover", "node-9", None, NOW, false);
+    let leftover = cluster.pods.get_mut("leftover").unwrap();
+    let term = json!({"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["node-9"]}]});
+    let required = json!({"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [term]}});
+    leftover["spec"] = json!({"containers": [], "affinity": {"nodeAffinity": required}});
+    leftover["metadata"]["deletionTimestamp"] = at(NOW).into();
+    assert_eq!(cluster.step(), (0, 0));
+}
+
+/// What stands behind a failure is not begun.
+#[test]
+fn neither_creations_nor_deletions_wait_for_the_others_for_ever() {
+    let mut cluster = Cluster::settled(2, &unavailable(json!(1)));
+    let hash = cluster.hash();
+    cluster.add("late", "node-1", Some(&hash), NOW + 9, true);
+    cluster.nodes.insert("node-2".into(), node("node-2", &json!({}), &json!([])));
+    let verbs = |cluster: &Cluster| -> Vec<&'static str> {
+        let verb = |action: Action| match action {
+            Action::Create { .. } => Some("create"),
+            Action::Delete { .. } => Some("delete"),
+            _ => None,
+        };
+        cluster.plan().actions.into_iter().filter_map(verb).collect()
+    };
+    assert_eq!(verbs(&cluster), ["create", "delete"]);
+    cluster.was_refused = true;
+    assert_eq!(verbs(&cluster), ["delete", "create"]);
 }
 
 /// `TestDealsWithExistingPods`: of several the oldest stays.

@@ -11,12 +11,22 @@ use crate::ledger::{LIST, OBJECTS, rev, standing};
 type Event = (String, String, u64);
 
 const BOUND: Duration = Duration::from_secs(20);
+/// Looks at the revision that find nothing new, one after another.
+const CALM: u32 = 10;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_watch_goes_on_after_a_kill() {
     let mut server = Server::start(Options { backend: Backend::Redb, ..Options::default() }).await;
     let api = server.api();
-    let listed = rev(&api.get(LIST).await.expect(200));
+    // What is written at a start is written: nothing shall come after the last of what this test writes.
+    let (mut listed, mut calm) = (0, 0);
+    e2e::eventually("the start is over", BOUND, async || {
+        let now = rev(&api.get(LIST).await.expect(200));
+        calm = if now == listed { calm + 1 } else { 0 };
+        listed = now;
+        if calm >= CALM { Ok(()) } else { Err(now) }
+    })
+    .await;
     let mut watch = open(&api, listed).await.expect("a watch from a list's revision opens");
     let mut last = listed;
     for name in ["a", "b", "c"] {

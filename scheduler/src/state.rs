@@ -171,14 +171,15 @@ impl State {
         self.binding.reserve(at)?;
         let waits = self.binding.permit(at, &self.waiting)?;
         binding.pre_binds = self.binding.pre_flight(at)?;
-        if !self.has_room && !(waits.is_empty() && binding.pre_binds.is_empty()) {
+        let must_wait = !waits.is_empty() || !binding.pre_binds.is_empty();
+        if must_wait && !self.has_room {
             return Err(Failure::error(NO_ROOM.into()));
         }
         if !waits.is_empty() {
             let permitting = waits.iter().map(|(plugin, _)| *plugin).collect();
             self.queue.back(binding.tried.clone(), Ended::Permitting(permitting), now);
         }
-        if !waits.is_empty() || !binding.pre_binds.is_empty() {
+        if must_wait {
             binding.waiting = Some(self.waiting.add(info.clone(), waits, now));
         }
         Ok(())

@@ -77,7 +77,7 @@ use crate::{
         dirs::Dirs,
         instance::Instance,
         open_files,
-        process::{END_BOUND, end, settle, shutdown_signal, unfaulted},
+        process::{END_BOUND, end, hear, settle, signalled, unfaulted},
         progress::Progress,
     },
 };
@@ -117,10 +117,12 @@ pub struct Control {
 
 pub async fn run(flags: ServerFlags) -> anyhow::Result<()> {
     let progress = Progress::default();
+    // It is ready before it is all started: whoever ends it then finds somebody who listens.
+    let signals = hear();
     let control = Box::pin(Control::start(&flags, &progress)).await?;
     progress.say(&format!("\nNow try:\n  kubectl --kubeconfig {} get namespaces", control.dirs.kubeconfig().display()));
     control.group.spawn(settle());
-    shutdown_signal(&control.group).await;
+    signalled(signals, &control.group).await;
     control.end().await;
     unfaulted(&control.group)
 }

@@ -13,11 +13,20 @@ const SETTLED: Duration = Duration::from_secs(20);
 
 /// Resolves on SIGTERM, SIGINT, or when the group was stopped from within.
 pub async fn shutdown_signal(group: &Group) {
-    let (Ok(mut term), Ok(mut int), Ok(mut hangup)) =
-        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()), signal(SignalKind::hangup()))
-    else {
-        return group.stopping().await;
-    };
+    signalled(hear(), group).await;
+}
+
+/// Who hears SIGTERM, SIGINT and SIGHUP from now on: a process that nobody listens for dies of them.
+pub type Signals = Option<[tokio::signal::unix::Signal; 3]>;
+
+pub fn hear() -> Signals {
+    let heard = |kind| signal(kind).ok();
+    Some([heard(SignalKind::terminate())?, heard(SignalKind::interrupt())?, heard(SignalKind::hangup())?])
+}
+
+/// As [`shutdown_signal`], of signals that are listened for already.
+pub async fn signalled(signals: Signals, group: &Group) {
+    let Some([mut term, mut int, mut hangup]) = signals else { return group.stopping().await };
     loop {
         tokio::select! {
             _ = term.recv() => return,

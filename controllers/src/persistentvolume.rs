@@ -87,7 +87,7 @@ impl Claims {
         match self.volumes.get(&Key::new("", name)) {
             Some(volume) => Named::Is(volume),
             None if phase_of_claim(claim) == "Lost" => Named::Gone,
-            None => read(&self.client, &format!("/api/v1/persistentvolumes/{}", segment(name))).await,
+            None => read(&self.client, &format!("/api/v1/persistentvolumes/{}", segment(name)), name).await,
         }
     }
 
@@ -171,7 +171,7 @@ impl Volumes {
             None if cached.is_none() && matches!(phase_of_volume(volume), "Released" | "Failed") => Named::Gone,
             None => {
                 let path = format!("/api/v1/namespaces/{}/persistentvolumeclaims/{}", segment(&key.namespace), segment(&key.name));
-                match read(&self.client, &path).await {
+                match read(&self.client, &path, &key.name).await {
                     Named::Is(claim) if !is_it(&claim) => Named::Gone,
                     answer => answer,
                 }
@@ -209,14 +209,15 @@ impl Controller for Volumes {
     }
 }
 
-async fn read<K: DeserializeOwned>(client: &kube::Client, path: &str) -> Named<K> {
+async fn read<K: DeserializeOwned>(client: &kube::Client, path: &str, name: &str) -> Named<K> {
     match timeout(READ_BOUND, catalog::get(client, path)).await {
         Ok(Ok(object)) => match serde_json::from_value(object) {
             Ok(object) => Named::Is(Arc::new(object)),
             // It is there, and cannot be read: nobody acts on that.
             Err(_) => Named::Unknown,
         },
-        Ok(Err(kube::Error::Api(status))) if status.code == 404 => Named::Gone,
+        // Not of a path that is not served: data are deleted on the strength of this.
+        Ok(Err(error)) if catalog::is_absent(&error, name) => Named::Gone,
         Ok(Err(error)) => {
             tracing::warn!(path, %error, "failed to read what the cache does not show");
             Named::Unknown

@@ -26,16 +26,30 @@ fn of<K: DeserializeOwned>(value: Value) -> K {
     serde_json::from_value(value).unwrap()
 }
 
+/// A server that answers all with 404, and these details for an object's name.
+fn nobody_of(details: fn(&str) -> Value) -> kube::Client {
+    let nobody = tower::service_fn(move |asked: http::Request<kube::client::Body>| async move {
+        let details = details(asked.uri().path().rsplit('/').next().unwrap_or_default());
+        let said = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 404, "reason": "NotFound", "message": "no", "details": details});
+        let body = kube::client::Body::from(said.to_string().into_bytes());
+        Ok::<_, std::convert::Infallible>(http::Response::builder().status(404).body(body).unwrap())
+    });
+    kube::Client::new(nobody, "default")
+}
+
+#[tokio::test]
+async fn a_path_that_is_not_served_says_nothing_of_the_object() {
+    let path = "/api/v1/persistentvolumes/v";
+    let gone = read::<PersistentVolume>(&nobody_of(|name| json!({"name": name})), path, "v").await;
+    assert!(matches!(gone, Named::Gone), "{gone:?}");
+    let unknown = read::<PersistentVolume>(&nobody_of(|_| json!({})), path, "v").await;
+    assert!(matches!(unknown, Named::Unknown), "{unknown:?}");
+}
+
 impl House {
     /// What the caches do not show is not there.
     fn new() -> Self {
-        let nobody = tower::service_fn(|_: http::Request<kube::client::Body>| async {
-            let said =
-                json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 404, "reason": "NotFound", "message": "no"});
-            let body = kube::client::Body::from(said.to_string().into_bytes());
-            Ok::<_, std::convert::Infallible>(http::Response::builder().status(404).body(body).unwrap())
-        });
-        let client = kube::Client::new(nobody, "default");
+        let client = nobody_of(|name| json!({"name": name}));
         let caches = Caches::unfollowed(client.clone(), Group::new());
         let shelf = Shelf::of(&caches.of(), &caches.of());
         let claims = Claims::new(&caches, &shelf, &by_claim(&caches.of()), client.clone());

@@ -37,6 +37,11 @@ pub fn storage(root_dir: &Path) -> PathBuf {
     root_dir.with_file_name("storage")
 }
 
+/// What was made in [`storage`], a file each: its disk may be away, and then an empty directory in its place would part the data.
+pub fn storage_made(storage: &Path) -> PathBuf {
+    storage.with_file_name("storage.made")
+}
+
 /// Where volumes are that the node has once for all pods; has a directory for each plugin.
 pub fn node_volumes(root_dir: &Path) -> PathBuf {
     root_dir.join("plugins/kubernetes.io")

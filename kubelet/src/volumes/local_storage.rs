@@ -1,4 +1,4 @@
-//! Directories of this node's own volumes whose claims are gone -> deleted, and then the volumes.
+//! This node's own volumes whose claims are gone -> deleted, and then their directories.
 //!
 //! Only what a volume says that nobody has any more, and that is to be deleted: a directory that no volume names stays. Upstream has nothing like it;
 //! k3s' local-path-provisioner runs a pod for each.
@@ -6,6 +6,7 @@
 use std::{
     collections::BTreeSet,
     fs, io,
+    os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -23,6 +24,8 @@ use crate::dirs;
 /// Between two looks at directories that no pod here has.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 const REQUEST_BOUND: Duration = Duration::from_secs(10);
+/// Beside the directories of volumes: those whose volume is gone.
+const GONE: &str = ".gone";
 
 /// Runs until its task ends.
 pub async fn keep_clean(manager: Manager) {
@@ -35,6 +38,10 @@ pub async fn keep_clean(manager: Manager) {
 /// Looks once.
 pub async fn look(manager: &Manager) {
     let root_dir = manager.shared.root_dir.clone();
+    let gone = root_dir.clone();
+    if let Err(why) = blocking(move || empty_gone(&gone)).await {
+        tracing::warn!(why, "failed to delete what is left of local volumes");
+    }
     let unused = blocking(move || unused(&root_dir).map_err(|e| e.to_string())).await;
     let unused = unused.unwrap_or_else(|why| {
         tracing::warn!(why, "failed to look at local storage");
@@ -91,7 +98,7 @@ pub fn used(root_dir: &Path) -> io::Result<BTreeSet<PathBuf>> {
     Ok(used)
 }
 
-/// Deletes the directory, and the volume after it, where that is over.
+/// Deletes the volume, and the directory after it, where that is over.
 async fn settle(client: &kube::Client, path: &Path) -> Result<(), String> {
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let name = name.split('_').next().unwrap_or_default();
@@ -106,15 +113,52 @@ async fn settle(client: &kube::Client, path: &Path) -> Result<(), String> {
         return Ok(());
     }
     let gone = path.to_owned();
-    blocking(move || remove(&gone)).await?;
+    blocking(move || unmounted(&gone)).await?;
+    // Nothing is removed before the server has said that the very volume that was looked at goes.
+    match timeout(REQUEST_BOUND, delete(client, name, &volume)).await.map_err(|late| late.to_string())? {
+        Ok(()) => {}
+        Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => return Ok(()),
+        Err(error) => return Err(error.to_string()),
+    }
     tracing::info!(volume = name, path = %path.display(), "deleted a local volume");
-    let options = json!({"preconditions": {"uid": volume.metadata.uid}}).to_string().into_bytes();
-    let request =
-        Request::delete(format!("/api/v1/persistentvolumes/{}", segment(name))).header("content-type", "application/json").body(options);
-    let request = request.map_err(|error| error.to_string())?;
-    match timeout(REQUEST_BOUND, client.request_text(request)).await.map_err(|late| late.to_string())? {
-        Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
-        done => done.map(drop).map_err(|error| error.to_string()),
+    let gone = path.to_owned();
+    blocking(move || put_aside(&gone).and_then(|aside| remove(&aside))).await
+}
+
+/// The very state of the volume that was looked at.
+async fn delete(client: &kube::Client, name: &str, volume: &PersistentVolume) -> Result<(), kube::Error> {
+    let of = &volume.metadata;
+    let options = json!({"preconditions": {"uid": of.uid, "resourceVersion": of.resource_version}}).to_string().into_bytes();
+    let path = format!("/api/v1/persistentvolumes/{}", segment(name));
+    let request = Request::delete(path).header("content-type", "application/json").body(options).map_err(kube::Error::HttpError)?;
+    client.request_text(request).await.map(drop)
+}
+
+/// Where it is emptied, if need be by a later run: no volume has it any more.
+fn put_aside(path: &Path) -> Result<PathBuf, String> {
+    let gone = path.with_file_name(GONE);
+    let aside = gone.join(path.file_name().unwrap_or_default());
+    let told = |error: io::Error| error.to_string();
+    match fs::DirBuilder::new().mode(0o700).create(&gone) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(told(error)),
+        _ => fs::rename(path, &aside).map_err(told)?,
+    }
+    let made = dirs::storage_made(path.parent().unwrap_or(path)).join(path.file_name().unwrap_or_default());
+    match fs::remove_file(made) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(told(error)),
+        _ => Ok(aside),
+    }
+}
+
+/// What an earlier run put aside.
+fn empty_gone(root_dir: &Path) -> Result<(), String> {
+    match fs::read_dir(dirs::storage(root_dir).join(GONE)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error.to_string()),
+        // One that cannot go keeps none of the others.
+        Ok(entries) => {
+            entries.fold(Ok(()), |done, entry| done.and(entry.map_err(|e| e.to_string()).and_then(|entry| remove(&entry.path()))))
+        }
     }
 }
 
@@ -129,10 +173,13 @@ fn is_over(volume: &PersistentVolume, path: &Path) -> bool {
 
 /// The directory and all below it; links themselves, and nothing that is mounted there.
 fn remove(path: &Path) -> Result<(), String> {
-    if let Some(point) = mount_table::below(path).map_err(|e| e.to_string())?.first() {
-        return Err(format!("{} is mounted", point.display()));
-    }
+    unmounted(path)?;
     remove_all(path).map_err(|e| e.to_string())
+}
+
+fn unmounted(path: &Path) -> Result<(), String> {
+    let points = mount_table::below(path).map_err(|e| e.to_string())?;
+    points.first().map_or(Ok(()), |point| Err(format!("{} is mounted", point.display())))
 }
 
 #[cfg(test)]
@@ -192,13 +239,53 @@ mod tests {
                 "spec": {"persistentVolumeReclaimPolicy": policy, "local": {"path": named}}, "status": {"phase": phase}});
             let asked = std::sync::Arc::new(parking_lot::Mutex::new(Vec::new()));
             let seen = asked.clone();
-            let service = tower::service_fn(move |request: Request<kube::client::Body>| {
+            let client = answering(body, move |request| {
                 seen.lock().push(request.method().clone());
-                let reply = http::Response::builder().status(200).body(kube::client::Body::from(body.to_string().into_bytes()));
-                async { Ok::<_, std::convert::Infallible>(reply.unwrap()) }
+                200
             });
-            settle(&kube::Client::new(service, "default"), &path).await.unwrap();
+            settle(&client, &path).await.unwrap();
             assert_eq!((path.exists(), asked.lock().contains(&http::Method::DELETE)), (!goes, goes), "{phase} {policy} {by} {is_it}");
         }
+    }
+
+    /// A server that has this volume, and answers with the code that is said to it.
+    fn answering(volume: serde_json::Value, code: impl Fn(&Request<kube::client::Body>) -> u16 + Clone + Send + 'static) -> kube::Client {
+        let service = tower::service_fn(move |request: Request<kube::client::Body>| {
+            let code = code(&request);
+            let status = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "reason": "", "message": "no"});
+            let body = if code == 200 { volume.to_string() } else { status.to_string() };
+            let reply = http::Response::builder().status(code).body(kube::client::Body::from(body.into_bytes()));
+            async { Ok::<_, std::convert::Infallible>(reply.unwrap()) }
+        });
+        kube::Client::new(service, "default")
+    }
+
+    #[tokio::test]
+    async fn nothing_is_removed_that_the_server_has_not_let_go() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dirs::storage(dir.path()).join("pvc-1_n_a");
+        fs::create_dir_all(path.join("data")).unwrap();
+        let body = json!({"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": "pvc-1", "uid": "u", "resourceVersion": "7", "annotations": {PROVISIONED_BY: LOCAL_PROVISIONER}},
+            "spec": {"persistentVolumeReclaimPolicy": "Delete", "local": {"path": path}}, "status": {"phase": "Released"}});
+        // Another one by now, gone for another reason, refused, not answered well.
+        for code in [409, 404, 403, 500] {
+            let client = answering(body.clone(), move |request| if request.method() == http::Method::DELETE { code } else { 200 });
+            assert_eq!(settle(&client, &path).await.is_ok(), matches!(code, 404 | 409), "{code}");
+            assert!(path.join("data").exists(), "{code}");
+        }
+        let asked = std::sync::Arc::new(parking_lot::Mutex::new(0));
+        let seen = asked.clone();
+        let client = answering(body, move |_| {
+            *seen.lock() += 1;
+            200
+        });
+        settle(&client, &path).await.unwrap();
+        assert_eq!((path.exists(), *asked.lock()), (false, 2));
+        // What a run that was killed had put aside goes at the next look.
+        fs::create_dir_all(path.join("data")).unwrap();
+        let aside = put_aside(&path).unwrap();
+        assert!(aside.join("data").exists() && unused(dir.path()).unwrap().is_empty());
+        empty_gone(dir.path()).unwrap();
+        assert!(!aside.exists());
     }
 }

@@ -205,21 +205,35 @@ fn place(volume: &PersistentVolume, mode: Mode, storage: &Path) -> Result<PathBu
     }
 }
 
-/// A directory of this node's own storage that everybody may write to, once: nothing else is ever made or opened to all.
+/// A directory of this node's own storage that everybody may write to, once: nothing else is ever made or opened to all, and what is lost is not
+/// made anew.
 fn make(path: &Path, storage: &Path) -> Result<(), String> {
     let is_own = path.parent() == Some(storage) && path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("pvc-"));
     if !is_own {
         return Err(format!("{} is not in this node's storage {}", path.display(), storage.display()));
     }
     let failed = |error: std::io::Error| format!("{}: {error}", path.display());
+    let made = dirs::storage_made(storage).join(path.file_name().unwrap_or_default());
     match fs::symlink_metadata(path) {
-        Ok(there) if there.is_dir() => return Ok(()),
+        Ok(there) if there.is_dir() => return note(&made).map_err(failed),
         Ok(_) => return Err(format!("{} is not a directory", path.display())),
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),
+        Err(_) if made.exists() => return Err(format!("path {path:?} does not exist, which had the volume's data: is its disk mounted?")),
         Err(_) => {}
     }
     fs::DirBuilder::new().recursive(true).mode(0o711).create(storage).map_err(failed)?;
     fs::create_dir(path).map_err(failed)?;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o777)).map_err(failed)
+    fs::set_permissions(path, fs::Permissions::from_mode(0o777)).map_err(failed)?;
+    note(&made).map_err(failed)
+}
+
+/// That the volume's directory was there once.
+fn note(made: &Path) -> std::io::Result<()> {
+    if made.exists() {
+        return Ok(());
+    }
+    fs::create_dir_all(made.parent().unwrap_or(Path::new("/")))?;
+    fs::write(made, "")
 }
 
 /// Gives a local volume to the pod's group, unless another pod has it: whose it is is said by the first, and nothing is changed under those
@@ -296,6 +310,10 @@ mod tests {
         fs::write(own.join("kept"), "x").unwrap();
         place(&of(&own, LOCAL_PROVISIONER), Mode::Filesystem, &storage).unwrap();
         assert_eq!((fs::metadata(&own).unwrap().mode() & 0o7777, own.join("kept").exists()), (0o700, true));
+        // Its disk is away.
+        fs::rename(&own, dir.path().join("away")).unwrap();
+        let why = place(&of(&own, LOCAL_PROVISIONER), Mode::Filesystem, &storage).unwrap_err();
+        assert!(why.contains("is its disk mounted?") && !own.exists(), "{why}");
         // Elsewhere, by another name, a link, another's.
         for path in [dir.path().join("pvc-2"), storage.join("other"), storage.join("a/pvc-3"), storage.join("../pvc-4")] {
             place(&of(&path, LOCAL_PROVISIONER), Mode::Filesystem, &storage).unwrap_err();
@@ -303,6 +321,7 @@ mod tests {
         }
         std::os::unix::fs::symlink("/etc", storage.join("pvc-5")).unwrap();
         place(&of(&storage.join("pvc-5"), LOCAL_PROVISIONER), Mode::Filesystem, &storage).unwrap_err();
+        assert_eq!(fs::read_dir(dirs::storage_made(&storage)).unwrap().count(), 1);
         let missing = storage.join("pvc-6");
         let why = place(&of(&missing, "example.com/p"), Mode::Filesystem, &storage).unwrap_err();
         assert_eq!(why, format!("path {missing:?} does not exist"));

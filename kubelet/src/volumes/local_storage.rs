@@ -150,16 +150,17 @@ fn put_aside(path: &Path) -> Result<PathBuf, String> {
     }
 }
 
-/// What an earlier run put aside.
+/// What an earlier run put aside. One that cannot go keeps none of the others.
 fn empty_gone(root_dir: &Path) -> Result<(), String> {
-    match fs::read_dir(dirs::storage(root_dir).join(GONE)) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(error.to_string()),
-        // One that cannot go keeps none of the others.
-        Ok(entries) => {
-            entries.fold(Ok(()), |done, entry| done.and(entry.map_err(|e| e.to_string()).and_then(|entry| remove(&entry.path()))))
-        }
+    let entries = match fs::read_dir(dirs::storage(root_dir).join(GONE)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries.map_err(|e| e.to_string())?,
+    };
+    let mut done = Ok(());
+    for entry in entries {
+        done = done.and(entry.map_err(|e| e.to_string()).and_then(|entry| remove(&entry.path())));
     }
+    done
 }
 
 /// The volume is this directory, it was made for a claim that is gone, and it is not to be kept.

@@ -9,8 +9,9 @@ use api::{
         apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
     },
 };
-use client::{Cache, Caches, kube, pods::Pod};
-use reconcile::{Action, Controller, Plan, Wake, controller_of, own_key};
+use client::{Cache, Caches, Object, kube, pods::Pod};
+use podspec::claims::{is_for_pod, name_for_pod};
+use reconcile::{Action, Controller, Plan, Wake, own_key};
 
 use crate::index::ByClaim;
 
@@ -62,7 +63,7 @@ impl Controller for Ephemeral {
         if pod.metadata.deletion_timestamp.is_some() || pod.is_over() {
             return None;
         }
-        let claim = |name: &str| self.claims.get(&Key::new(&key.namespace, &claim_name(key, name)));
+        let claim = |name: &str| self.claims.get(&Key::new(&key.namespace, &name_for_pod(&key.name, name)));
         let claims = volumes(&pod).map(|(at, name)| (at, claim(name))).collect();
         Some(World { pod, claims })
     }
@@ -75,7 +76,7 @@ impl Controller for Ephemeral {
         let (Action::Create { object, .. }, kube::Error::Api(status)) = (action, error) else { return None };
         let pod = self.pods.get(key).filter(|_| status.code != 409)?;
         let name = object["metadata"]["name"].as_str().unwrap_or_default();
-        let volume = name.strip_prefix(&claim_name(key, "")).unwrap_or_default();
+        let volume = name.strip_prefix(&name_for_pod(&key.name, "")).unwrap_or_default();
         Some(Action::warning(&*pod, FAILED, format!("ephemeral volume {volume}: create PVC {name}: {}", status.message)))
     }
 }
@@ -87,27 +88,14 @@ fn volumes(pod: &Pod) -> impl Iterator<Item = (usize, &str)> {
         .map(|(at, volume)| (at, volume.name.as_str()))
 }
 
-fn claim_name(pod: &Key, volume: &str) -> String {
-    format!("{}-{volume}", pod.name)
-}
-
 fn plan(world: &World, key: &Key) -> Plan {
     let foreign = volumes(&world.pod).zip(&world.claims).filter_map(|((_, volume), (_, claim))| {
-        let claim = claim.as_deref().filter(|claim| !is_of_pod(claim, &world.pod))?;
-        Some(Action::warning(&*world.pod, FAILED, format!("ephemeral volume {volume}: {}", not_owner(&own_key(claim), key))))
+        let why = is_for_pod(claim.as_deref()?, &key.name, world.pod.object_meta().uid).err()?;
+        Some(Action::warning(&*world.pod, FAILED, format!("ephemeral volume {volume}: {why}")))
     });
     let missing = world.claims.iter().filter(|(_, claim)| claim.is_none());
     let made = missing.filter_map(|(at, _)| claim(&world.pod, key, *at)).map(|claim| Action::create(&claim));
     Plan::act(foreign.chain(made).collect())
-}
-
-fn is_of_pod(claim: &PersistentVolumeClaim, pod: &Pod) -> bool {
-    controller_of(claim).is_some_and(|owner| Some(owner.uid.as_str()) == pod.metadata.uid.as_deref())
-}
-
-/// Upstream: component-helpers `storage/ephemeral` (`VolumeIsForPod`).
-fn not_owner(claim: &Key, pod: &Key) -> String {
-    format!("PVC {claim} was not created for pod {pod} (pod is not owner)")
 }
 
 fn claim(pod: &Pod, key: &Key, at: usize) -> Option<PersistentVolumeClaim> {
@@ -124,7 +112,7 @@ fn claim(pod: &Pod, key: &Key, at: usize) -> Option<PersistentVolumeClaim> {
     };
     Some(PersistentVolumeClaim {
         metadata: ObjectMeta {
-            name: Some(claim_name(key, &volume.name)),
+            name: Some(name_for_pod(&key.name, &volume.name)),
             namespace: Some(key.namespace.clone()),
             annotations: of.and_then(|meta| meta.annotations.clone()),
             labels: of.and_then(|meta| meta.labels.clone()),

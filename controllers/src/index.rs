@@ -134,12 +134,7 @@ pub fn by_claim(cache: &Cache<Pod>) -> ByClaim {
 pub fn claims_of(pod: &Pod) -> Vec<Key> {
     let meta = pod.object_meta();
     let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
-    let named = volumes.filter_map(|volume| match (&volume.persistent_volume_claim, &volume.ephemeral) {
-        (Some(claim), _) => Some(claim.claim_name.clone()),
-        (None, Some(_)) => Some(format!("{}-{}", meta.name, volume.name)),
-        (None, None) => None,
-    });
-    named.map(|name| Key::new(meta.namespace, &name)).collect()
+    volumes.filter_map(|volume| volume.claim(meta.name)).map(|(name, _)| Key::new(meta.namespace, &name)).collect()
 }
 
 fn change<K: Object, P: Eq + Hash>(sets: &mut Sets<K, P>, places: fn(&K) -> Vec<P>, old: Option<&Arc<K>>, new: Option<&Arc<K>>) {

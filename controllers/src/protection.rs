@@ -16,7 +16,8 @@ use client::{
     pods::{Pod, PodMeta, PodSpec},
 };
 use kube::ResourceExt;
-use reconcile::{Action, Controller, Plan, Wake, controller_of};
+use podspec::claims::is_for_pod;
+use reconcile::{Action, Controller, Plan, Wake};
 use serde::Serialize;
 use serde_json::Value;
 use tokio::{sync::Mutex, time::timeout};
@@ -233,12 +234,10 @@ fn is_going<K: ResourceExt>(object: &K) -> bool {
 fn uses(pod: &Pod, claim: &PersistentVolumeClaim) -> bool {
     let Some(spec) = pod.spec.as_ref().filter(|spec| spec.node_name.as_deref().is_some_and(|node| !node.is_empty())) else { return false };
     let name = claim.name_any();
-    let is_its_own = || controller_of(claim).is_some_and(|owner| Some(owner.uid.as_str()) == pod.metadata.uid.as_deref());
-    spec.volumes.iter().flatten().any(|volume| match (&volume.persistent_volume_claim, &volume.ephemeral) {
-        (Some(named), _) => named.claim_name == name,
-        (None, Some(_)) => format!("{}-{}", pod.object_meta().name, volume.name) == name && is_its_own(),
-        (None, None) => false,
-    })
+    let meta = pod.object_meta();
+    let is_its_own = || is_for_pod(claim, meta.name, meta.uid).is_ok();
+    let mut named = spec.volumes.iter().flatten().filter_map(|volume| volume.claim(meta.name));
+    named.any(|(named, is_own)| named == name && (!is_own || is_its_own()))
 }
 
 fn classes_of_volume(volume: &PersistentVolume) -> Vec<&str> {

@@ -80,11 +80,8 @@ pub struct Found {
 /// The names of the claims that a pod's volumes are, and whether it is made for the pod.
 pub fn names(pod: &PodInfo) -> impl Iterator<Item = (Key, bool)> + '_ {
     let volumes = pod.spec().and_then(|spec| spec.volumes.as_deref()).unwrap_or_default();
-    volumes.iter().filter_map(|volume| match (&volume.persistent_volume_claim, &volume.ephemeral) {
-        (Some(claim), _) => Some((Key::new(&pod.key.namespace, &claim.claim_name), false)),
-        (None, Some(_)) => Some((Key::new(&pod.key.namespace, &format!("{}-{}", pod.key.name, volume.name)), true)),
-        (None, None) => None,
-    })
+    let named = volumes.iter().filter_map(|volume| volume.claim(&pod.key.name));
+    named.map(|(name, is_own)| (Key::new(&pod.key.namespace, &name), is_own))
 }
 
 impl Volumes {

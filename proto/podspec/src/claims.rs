@@ -94,6 +94,24 @@ pub fn volume_name(claim: &PersistentVolumeClaim) -> &str {
     claim.spec.as_ref().and_then(|spec| spec.volume_name.as_deref()).unwrap_or_default()
 }
 
+/// The claim that is made for a pod's ephemeral volume. Upstream: component-helpers `storage/ephemeral` (`VolumeClaimName`).
+pub fn name_for_pod(pod: &str, volume: &str) -> String {
+    format!("{pod}-{volume}")
+}
+
+/// Whether it was made for the pod of this uid.
+///
+/// # Errors
+/// Upstream's words (`VolumeIsForPod`), `pod` being the pod's name.
+pub fn is_for_pod(claim: &PersistentVolumeClaim, pod: &str, uid: Option<&str>) -> Result<(), String> {
+    let ObjectMeta { namespace, name, owner_references, .. } = &claim.metadata;
+    if owner_references.iter().flatten().any(|owner| owner.controller == Some(true) && Some(owner.uid.as_str()) == uid) {
+        return Ok(());
+    }
+    let (namespace, name) = (namespace.as_deref().unwrap_or_default(), name.as_deref().unwrap_or_default());
+    Err(format!("PVC {namespace}/{name} was not created for pod {namespace}/{pod} (pod is not owner)"))
+}
+
 /// Upstream: `isPVCFullyBound`.
 pub fn is_fully_bound(claim: &PersistentVolumeClaim) -> bool {
     !volume_name(claim).is_empty() && annotation(&claim.metadata, BIND_COMPLETED).is_some()
@@ -263,6 +281,20 @@ mod tests {
     fn with(mut spec: Value, field: &str, value: Value) -> Value {
         spec[field] = value;
         spec
+    }
+
+    #[test]
+    fn a_claim_is_the_pods_that_controls_it() {
+        let claim = |uid: &str, controller: bool| -> PersistentVolumeClaim {
+            let owner = json!({"apiVersion": "v1", "kind": "Pod", "name": "p", "uid": uid, "controller": controller});
+            serde_json::from_value(json!({"metadata": {"namespace": "n", "name": name_for_pod("p", "v"), "ownerReferences": [owner]}}))
+                .unwrap()
+        };
+        assert_eq!(is_for_pod(&claim("u", true), "p", Some("u")), Ok(()));
+        let why = Err("PVC n/p-v was not created for pod n/p (pod is not owner)".to_owned());
+        for (claim, uid) in [(claim("another", true), Some("u")), (claim("u", false), Some("u")), (claim("u", true), None)] {
+            assert_eq!(is_for_pod(&claim, "p", uid), why);
+        }
     }
 
     #[test]

@@ -106,15 +106,12 @@ fn unusable(pod: &PodInfo, key: &Key, claim: Option<&PersistentVolumeClaim>, is_
         return Some(if is_own { awaited } else { not_found });
     };
     let phase = claim.status.as_ref().and_then(|status| status.phase.as_deref());
-    let is_of_pod = || claim.metadata.owner_references.iter().flatten().any(|owner| owner.controller == Some(true) && owner.uid == pod.uid);
     match () {
         () if phase == Some("Lost") => {
             Some(format!("persistentvolumeclaim {name:?} bound to non-existent persistentvolume {:?}", claims::volume_name(claim)))
         }
         () if claim.metadata.deletion_timestamp.is_some() => Some(format!("persistentvolumeclaim {name:?} is being deleted")),
-        () if is_own && !is_of_pod() => {
-            Some(format!("PVC {}/{name} was not created for pod {}/{} (pod is not owner)", key.namespace, pod.key.namespace, pod.key.name))
-        }
+        () if is_own => claims::is_for_pod(claim, &pod.key.name, Some(&pod.uid)).err(),
         () => None,
     }
 }

@@ -26,6 +26,7 @@ use api::{
     },
     time::{Timestamp, rfc3339},
 };
+use podspec::claims::name_for_pod;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Value, json};
 
@@ -124,6 +125,17 @@ pub struct Volume {
     pub ephemeral: Option<Box<EphemeralVolumeSource>>,
     pub image: Option<Box<ImageVolumeSource>>,
     pub persistent_volume_claim: Option<Box<PersistentVolumeClaimVolumeSource>>,
+}
+
+impl Volume {
+    /// The name of the claim that it is, if it is one, and whether that is made for the pod of this name.
+    pub fn claim(&self, pod: &str) -> Option<(String, bool)> {
+        match (&self.persistent_volume_claim, &self.ephemeral) {
+            (Some(claim), _) => Some((claim.claim_name.clone(), false)),
+            (None, Some(_)) => Some((name_for_pod(pod, &self.name), true)),
+            (None, None) => None,
+        }
+    }
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]

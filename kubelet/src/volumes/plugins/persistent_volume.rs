@@ -20,7 +20,7 @@ use client::{
     watch,
 };
 use parking_lot::Mutex;
-use podspec::claims::{LOCAL_PROVISIONER, PROVISIONED_BY, annotation, volume_name};
+use podspec::claims::{LOCAL_PROVISIONER, PROVISIONED_BY, annotation, is_for_pod, name_for_pod, volume_name};
 use tokio::sync::OwnedMutexGuard;
 
 use super::host_path;
@@ -99,7 +99,7 @@ impl Claimed {
     fn of(volume: &VolumeToMount) -> Self {
         match &volume.volume.persistent_volume_claim {
             Some(claim) => Self { name: claim.claim_name.clone(), is_own: false, read_only: claim.read_only == Some(true) },
-            None => Self { name: format!("{}-{}", meta::name(volume.pod()), volume.volume.name), is_own: true, read_only: false },
+            None => Self { name: name_for_pod(meta::name(volume.pod()), &volume.volume.name), is_own: true, read_only: false },
         }
     }
 }
@@ -113,7 +113,7 @@ async fn resolve(volume: &VolumeToMount, claimed: &Claimed) -> Result<Persistent
     let claim = claim.map_err(|why| failed(format!("failed to fetch PVC from API server: {why}")))?;
     usable(&claim).map_err(failed)?;
     if claimed.is_own {
-        is_for(&claim, &claimed.name, pod)?;
+        is_for_pod(&claim, meta::name(pod), Some(meta::uid(pod)))?;
     }
     let name = volume_name(&claim);
     let found = get::<PersistentVolume>(client, None, name)
@@ -150,16 +150,6 @@ fn usable(claim: &PersistentVolumeClaim) -> Result<(), String> {
         () => return Ok(()),
     };
     Err(why.into())
-}
-
-/// Upstream: `VolumeIsForPod`.
-fn is_for(claim: &PersistentVolumeClaim, name: &str, pod: &Pod) -> Result<(), String> {
-    let uid = meta::uid(pod);
-    if claim.metadata.owner_references.iter().flatten().any(|owner| owner.controller == Some(true) && owner.uid == uid) {
-        return Ok(());
-    }
-    let (namespace, of_pod) = (meta::namespace(pod), meta::name(pod));
-    Err(format!("PVC {namespace}/{name} was not created for pod {namespace}/{of_pod} (pod is not owner)"))
 }
 
 /// Upstream: `getPVSpec`, and what the populator says of modes.
@@ -283,7 +273,6 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::container_config::testing::pod;
 
     #[tokio::test(start_paused = true)]
     async fn one_pods_set_up_of_a_volume_waits_for_the_others() {
@@ -353,7 +342,6 @@ mod tests {
 
     #[test]
     fn a_claim_is_used_once_it_is_bound() {
-        let p = pod(r#"{"containers":[{"name":"a"}]}"#);
         let claim = |said: Value| -> PersistentVolumeClaim {
             let mut whole = json!({"metadata": {"name": "c", "uid": "u"}, "spec": {"volumeName": "pv"}, "status": {"phase": "Bound"}});
             for (part, fields) in said.as_object().unwrap() {
@@ -368,15 +356,6 @@ mod tests {
         let going = |finalizer: &str| json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z", "finalizers": ["a", finalizer]}});
         assert_eq!(why(going("b")).as_deref(), Some("PVC is being deleted"));
         assert_eq!(why(going(PROTECTION)), None);
-        let owner = |uid: &str, controller: bool| {
-            let owner = json!({"apiVersion": "v1", "kind": "Pod", "name": meta::name(&p), "uid": uid, "controller": controller});
-            is_for(&claim(json!({"metadata": {"ownerReferences": [owner]}})), "c", &p).err()
-        };
-        let (namespace, name) = (meta::namespace(&p), meta::name(&p));
-        let not_owner = Some(format!("PVC {namespace}/c was not created for pod {namespace}/{name} (pod is not owner)"));
-        assert_eq!(owner(meta::uid(&p), true), None);
-        assert_eq!(owner("another", true), not_owner);
-        assert_eq!(owner(meta::uid(&p), false), not_owner);
         let of = |uid: Value, mode: &str| volume(json!({"claimRef": {"uid": uid}, "volumeMode": mode}), Value::Null);
         let judged = |volume: PersistentVolume, mode| is_of(&volume, &claim(json!({})), mode, "v").err();
         assert_eq!(judged(of(json!("u"), "Filesystem"), Mode::Filesystem), None);

@@ -5,6 +5,7 @@
 use std::collections::BTreeSet;
 
 use api::{Key, annotations::CONFIG_MIRROR};
+use podspec::claims::name_for_pod;
 use serde::{Deserialize, de::IgnoredAny};
 use serde_json::Value;
 
@@ -247,7 +248,7 @@ impl Found<'_> {
         self.named(What::ConfigMap, volume.config_map.as_ref());
         self.add(What::Claim, volume.persistent_volume_claim.as_ref().and_then(|claim| claim.claim_name.as_ref()));
         if volume.ephemeral.is_some() {
-            self.add(What::Claim, Some(&format!("{}-{}", self.pod, text(volume.name.as_ref()))));
+            self.add(What::Claim, Some(&name_for_pod(self.pod, text(volume.name.as_ref()))));
         }
         for source in volume.projected.iter().flat_map(|projected| each(&projected.sources)) {
             self.named(What::Secret, source.secret.as_ref());

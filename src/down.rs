@@ -3,6 +3,7 @@
 use std::{fs, io::ErrorKind, path::Path, time::Duration};
 
 use anyhow::{Context, bail};
+use kubelet::volumes::remove_all;
 
 use crate::{
     flags::{CommonFlags, DownFlags, ResetFlags},
@@ -84,10 +85,11 @@ fn forget_results(dir: &Path) -> std::io::Result<()> {
     names.iter().filter(ours).try_for_each(|name| fs::remove_file(dir.join(name)))
 }
 
-/// Where a disk of its own is mounted there, that is emptied.
+/// Where a disk of its own is mounted there, that is emptied; where the path is a link, what it leads to goes.
 fn remove(root: &Path) -> anyhow::Result<()> {
+    let root = &root.canonicalize().with_context(|| format!("removing {}", root.display()))?;
     let is_empty = || fs::read_dir(root).is_ok_and(|mut entries| entries.next().is_none());
-    match fs::remove_dir_all(root) {
+    match remove_all(root) {
         Err(error) if error.kind() == ErrorKind::ResourceBusy && is_empty() => Ok(()),
         done => done.with_context(|| format!("removing {}", root.display())),
     }

@@ -52,6 +52,7 @@ use self::{
 pub use self::{
     objects::{Object, Objects},
     plugin::Mounted,
+    removal::remove_all,
     set_up::Failure,
 };
 use crate::{dirs, downward::Allocatable, env::Fetched, meta, tokens::Tokens};

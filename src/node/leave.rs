@@ -1,6 +1,6 @@
 //! `skiff leave`: a node's pods go elsewhere, the node goes from the cluster, and what made this machine its node goes from the disk. Images stay.
 
-use std::{fs, path::Path, process::Stdio, time::Duration};
+use std::{path::Path, process::Stdio, time::Duration};
 
 use anyhow::{Context, bail};
 use api::{
@@ -163,10 +163,7 @@ async fn delete(client: &Client, node: &str) -> anyhow::Result<()> {
 }
 
 fn remove(dir: &std::path::Path) -> anyhow::Result<()> {
-    match fs::remove_dir_all(dir) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error).with_context(|| format!("removing {}", dir.display())),
-        _ => Ok(()),
-    }
+    kubelet::volumes::remove_all(dir).with_context(|| format!("removing {}", dir.display()))
 }
 
 #[cfg(test)]

@@ -94,7 +94,11 @@ impl PodInfo {
     /// Equal for pods that say the same about others, and wait for the same.
     pub fn about_others(&self) -> String {
         let spec = self.spec();
-        let about_others = (&self.key.namespace, self.labels(), spec.map(|s| (&s.affinity, &s.topology_spread_constraints, &s.volumes)));
+        // Claims that are made for a pod bear its name: nobody else waits for them.
+        let has_own = spec.is_some_and(|s| s.volumes.iter().flatten().any(|volume| volume.ephemeral.is_some()));
+        let name = has_own.then_some(&self.key.name);
+        let about_others =
+            (&self.key.namespace, name, self.labels(), spec.map(|s| (&s.affinity, &s.topology_spread_constraints, &s.volumes)));
         serde_json::to_string(&about_others).unwrap_or_default()
     }
 }
@@ -139,4 +143,24 @@ fn affinity(spec: &PodSpec, namespace: &str) -> Option<Box<Affinity>> {
         out.preferred_anti = preferred.map(|t| (i64::from(t.weight), Term::new(&t.pod_affinity_term, namespace))).collect();
     }
     Some(Box::new(out))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn pods_whose_claims_bear_their_names_wait_alone() {
+        let about = |name: &str, source: serde_json::Value| {
+            let mut volume = source;
+            volume["name"] = "v".into();
+            let pod = json!({"metadata": {"name": name, "namespace": "n"}, "spec": {"containers": [], "volumes": [volume]}});
+            PodInfo::new(&Arc::new(serde_json::from_value(pod).unwrap())).about_others()
+        };
+        let (shared, own) = (json!({"persistentVolumeClaim": {"claimName": "c"}}), json!({"ephemeral": {}}));
+        assert_eq!(about("a", shared.clone()), about("b", shared));
+        assert_ne!(about("a", own.clone()), about("b", own));
+    }
 }

@@ -146,7 +146,7 @@ impl Controller for Jobs {
         // What failed before the status was told will be found again.
         let is_told = done.failed.iter().all(|(action, _)| match action {
             Action::Create { .. } => true,
-            Action::Patch { .. } => !outcome.deletes_first,
+            Action::Patch { .. } | Action::Delete { .. } => !outcome.acts_first,
             _ => false,
         });
         if is_told {

@@ -38,7 +38,6 @@ pub fn decide(world: &World) -> Decided {
     }
     let mut sync = Sync::look(world, owner, claimed.owned);
     sync.first = claimed.actions;
-    sync.outcome.deletes_first = false;
     sync.judge();
     if sync.finish.is_some() {
         stop_active(&mut sync);
@@ -94,6 +93,7 @@ fn conclude(mut sync: Sync<'_>) -> Decided {
     sync.status.ready = Some(sync.counts.ready);
     sync.status.terminating = Some(sync.counts.terminating);
     tracking::track(&mut sync);
+    sync.outcome.acts_first = !sync.first.is_empty();
     let mut actions = sync.first;
     if Some(&sync.status) != sync.job.status.as_ref() {
         actions.push(Action::update_status(&Job { status: Some(sync.status), ..sync.job.clone() }));

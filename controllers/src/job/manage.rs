@@ -76,7 +76,6 @@ pub fn delete(sync: &mut Sync<'_>, all: &[Arc<Pod>], finalizers: Finalizers) {
         // All else is told first: it must not wait for what is refused.
         return sync.last.append(&mut actions);
     }
-    sync.outcome.deletes_first = !actions.is_empty();
     sync.first.append(&mut actions);
     let count = |n: usize| i32::try_from(n).unwrap_or(i32::MAX);
     sync.counts.active -= count(all.len());

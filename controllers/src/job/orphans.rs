@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// Where it cannot be told whether the Job is there.
-const AGAIN: Duration = Duration::from_secs(1);
+const AGAIN: Duration = Duration::from_secs(5);
 
 pub struct Orphans {
     client: kube::Client,

@@ -35,8 +35,8 @@ pub struct Outcome {
     pub record: Record,
     /// Upstream's word for what the run was about.
     pub doing: &'static str,
-    /// Whether pods are deleted before anything is told.
-    pub deletes_first: bool,
+    /// Whether pods are released or deleted before anything is told.
+    pub acts_first: bool,
     /// How many pods are to be made, and why.
     pub creations: (usize, &'static str),
     /// Failures that a rule was for, by its action.

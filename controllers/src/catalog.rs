@@ -1,5 +1,7 @@
 //! Discovery -> the collections that the server serves, custom ones included.
 
+use std::time::Duration;
+
 use api::{
     Gvr,
     names::{api_version, segment},
@@ -8,9 +10,12 @@ use client::kube;
 use http::Request;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use tokio::time::timeout;
 
 /// Questions of one kind that are asked at the same time.
 pub const AT_ONCE_MAX: usize = 16;
+/// Until one object is there.
+const ANSWER_BOUND: Duration = Duration::from_secs(30);
 
 /// One collection in its preferred version.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -127,9 +132,10 @@ pub async fn get(client: &kube::Client, path: &str) -> Result<Value, kube::Error
     client.request(request(path, "application/json")?).await
 }
 
-/// One GET of an object's metadata.
+/// One GET of an object's metadata, in bounded time.
 pub async fn get_metadata<T: DeserializeOwned>(client: &kube::Client, path: &str) -> Result<T, kube::Error> {
-    client.request(request(path, "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1")?).await
+    let asked = client.request(request(path, "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1")?);
+    timeout(ANSWER_BOUND, asked).await.unwrap_or_else(|late| Err(kube::Error::Service(late.into())))
 }
 
 /// Whether the server has the collection, and no object of this name in it: a path that is not served is answered with 404, too, but names

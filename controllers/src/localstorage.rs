@@ -70,7 +70,11 @@ impl Controller for LocalStorage {
         wake.on(&self.volumes, |_, _| {});
         wake.needs(&self.classes);
         wake.needs(&self.nodes);
-        wake.on(&self.pods, |pod, wake| claims_of(pod).into_iter().for_each(wake));
+        let claims = self.claims.clone();
+        wake.on(&self.pods, move |pod, wake| {
+            let waits = |key: &Key| claims.get(key).is_some_and(|claim| volume_name(&claim).is_empty());
+            claims_of(pod).into_iter().filter(waits).for_each(wake);
+        });
     }
 
     async fn observe(&self, key: &Key) -> Option<World> {

@@ -37,6 +37,8 @@ use shelf::is_pending;
 const READ_BOUND: Duration = Duration::from_secs(30);
 /// Where the server did not say whether an object is there.
 const READ_AGAIN: Duration = Duration::from_secs(5);
+/// Pods that an event names, which has room for fewer.
+const CONSUMERS_TOLD: usize = 64;
 /// A claim that waits is looked at again after so long, whatever happens (upstream: all of them, every 15 s).
 const RESYNC: Duration = Duration::from_secs(60);
 
@@ -101,7 +103,10 @@ impl Claims {
         } else {
             None
         };
-        let waiting = self.users.at(key).into_iter().filter(|pod| !pod.is_over() && node_of(pod).is_empty());
+        // Nobody else is told for whom it waits.
+        let waits = matches!(best, Ok(None)) && class.as_deref().is_some_and(rules::waits_for_consumer);
+        let users = if waits { self.users.at(key) } else { Vec::new() };
+        let waiting = users.into_iter().filter(|pod| !pod.is_over() && node_of(pod).is_empty()).take(CONSUMERS_TOLD);
         let consumers = waiting.filter_map(|pod| pod.metadata.name.clone()).collect();
         claim::Unbound { best, class, default_class, consumers }
     }

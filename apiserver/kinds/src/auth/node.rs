@@ -131,6 +131,15 @@ impl Authorizer for NodeAuthorizer {
 }
 
 impl NodeAuthorizer {
+    /// What the agent does with directories of its own, and no more.
+    fn is_local_storage(&self, node: &str, a: &Attributes<'_>) -> bool {
+        match a.verb {
+            "get" => self.volumes.read().is_local_to(a.name, node),
+            "delete" => self.volumes.read().is_over_on(a.name, node),
+            _ => false,
+        }
+    }
+
     /// The resources to which a node's access is subdivided; `None` for all others.
     fn special(&self, node: &str, a: &Attributes<'_>) -> Option<Decision> {
         Some(match (a.group, a.resource) {
@@ -142,11 +151,7 @@ impl NodeAuthorizer {
             },
             ("", "persistentvolumeclaims") => self.get_one(node, What::Claim, a),
             // Ours: docs/storage.md.
-            ("", "persistentvolumes")
-                if matches!(a.verb, "get" | "delete") && a.subresource.is_empty() && self.volumes.read().is_local_to(a.name, node) =>
-            {
-                yes()
-            }
+            ("", "persistentvolumes") if a.subresource.is_empty() && self.is_local_storage(node, a) => yes(),
             ("", "persistentvolumes") => self.get_of_cluster(node, a, |this| this.may_read_volume(node, a.name)),
             ("storage.k8s.io", "volumeattachments") => {
                 self.get_of_cluster(node, a, |this| this.volumes.read().is_attached_to(a.name, node))

@@ -26,8 +26,8 @@ const OF_NODES: [&str; 3] = ["nodePublishSecretRef", "nodeStageSecretRef", "node
 pub(super) struct Volumes {
     /// Volumes that are meant for a claim, by name.
     volumes: HashMap<Box<str>, Volume>,
-    /// Directories of nodes, and the node of each.
-    local: HashMap<Box<str>, Box<str>>,
+    /// Directories of nodes, the node of each, and whether it is to go.
+    local: HashMap<Box<str>, (Box<str>, bool)>,
     /// The volumes that name a secret.
     by_secret: HashMap<Key, BTreeSet<Box<str>>>,
     /// Attachments, and the node of each.
@@ -67,9 +67,14 @@ impl Volumes {
         self.by_secret.get(secret).into_iter().flatten().filter_map(|volume| self.claim(volume))
     }
 
-    /// The volume is a directory of the node, made for a claim: the node deletes both once the claim is gone.
+    /// The volume is a directory of the node, made for a claim.
     pub fn is_local_to(&self, volume: &str, node: &str) -> bool {
-        self.local.get(volume).is_some_and(|of| **of == *node)
+        self.local.get(volume).is_some_and(|(of, _)| **of == *node)
+    }
+
+    /// It is, and the claim is gone: the node deletes both.
+    pub fn is_over_on(&self, volume: &str, node: &str) -> bool {
+        self.local.get(volume).is_some_and(|(of, is_over)| **of == *node && *is_over)
     }
 
     pub fn is_attached_to(&self, attachment: &str, node: &str) -> bool {
@@ -78,10 +83,11 @@ impl Volumes {
 
     pub fn put(&mut self, name: &str, volume: &Value) {
         self.remove(name);
-        let annotations = volume.at("metadata").at("annotations");
-        let is_local = volume.at("spec").at("local").is_some() && annotations.text(PROVISIONED_BY) == LOCAL_PROVISIONER;
+        let (spec, annotations) = (volume.at("spec"), volume.at("metadata").at("annotations"));
+        let is_local = spec.at("local").is_some() && annotations.text(PROVISIONED_BY) == LOCAL_PROVISIONER;
+        let is_over = volume.at("status").text("phase") == "Released" && spec.text("persistentVolumeReclaimPolicy") == "Delete";
         if let Some(node) = annotations.at(LOCAL_NODE).and_then(Value::as_str).filter(|_| is_local) {
-            self.local.insert(name.into(), node.into());
+            self.local.insert(name.into(), (node.into(), is_over));
         }
         let Some(claim) = volume.at("spec").at("claimRef") else { return };
         let claim = Key::new(claim.text("namespace"), claim.text("name"));
@@ -168,6 +174,26 @@ mod tests {
         for other in [made("example.com/p", "local"), made(LOCAL_PROVISIONER, "hostPath")] {
             volumes.put("v", &other);
             assert!(!volumes.is_local_to("v", "n1"), "{other}");
+        }
+    }
+
+    #[test]
+    fn a_node_deletes_its_volumes_once_their_claims_are_gone() {
+        let mut volumes = Volumes::default();
+        let mut volume =
+            json!({"metadata": {"annotations": {PROVISIONED_BY: LOCAL_PROVISIONER, LOCAL_NODE: "n1"}}, "spec": {"local": {"path": "/p"}}});
+        for (phase, policy, is_over) in [
+            ("Bound", "Delete", false),
+            ("Released", "Retain", false),
+            ("", "", false),
+            ("Failed", "Delete", false),
+            ("Released", "Delete", true),
+        ] {
+            volume["spec"]["persistentVolumeReclaimPolicy"] = policy.into();
+            volume["status"] = json!({"phase": phase});
+            volumes.put("v", &volume);
+            assert_eq!(volumes.is_over_on("v", "n1"), is_over, "{phase} {policy}");
+            assert!(volumes.is_local_to("v", "n1") && !volumes.is_over_on("v", "n2"));
         }
     }
 

@@ -174,8 +174,11 @@ fn is_of(volume: &PersistentVolume, claim: &PersistentVolumeClaim, mode: Mode, n
 /// Where the volume is on this node. One of ours is made where it is not there.
 fn place(volume: &PersistentVolume, mode: Mode, storage: &Path) -> Result<PathBuf, String> {
     let spec = volume.spec.clone().unwrap_or_default();
-    if let Some(host) = spec.host_path.as_ref().filter(|_| mode == Mode::Filesystem) {
-        return host_path::set_up(host);
+    if let Some(host) = &spec.host_path {
+        return match mode {
+            Mode::Filesystem => host_path::set_up(host),
+            Mode::Block => Err("hostPath volumes are directories: volumeMode Block is not supported".into()),
+        };
     }
     let Some(local) = &spec.local else {
         return Err(format!("persistent volumes of type {:?} are not supported", kind(volume)));
@@ -212,8 +215,13 @@ fn make(path: &Path, storage: &Path) -> Result<(), String> {
         Err(_) => {}
     }
     fs::DirBuilder::new().recursive(true).mode(0o711).create(storage).map_err(failed)?;
-    fs::create_dir(path).map_err(failed)?;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o777)).map_err(failed)?;
+    // It is open to all before it has its name: a run that is killed in between leaves none that pods cannot write to.
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let new = storage.join(format!(".{}", name.split('_').next().unwrap_or_default()));
+    match fs::create_dir(&new) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => return Err(failed(error)),
+        _ => fs::set_permissions(&new, fs::Permissions::from_mode(0o777)).and_then(|()| fs::rename(&new, path)).map_err(failed)?,
+    }
     note(&made).map_err(failed)
 }
 
@@ -260,7 +268,7 @@ async fn turn(path: &Path) -> Result<OwnedMutexGuard<()>, String> {
 
 /// The name of the source's field.
 fn kind(volume: &PersistentVolume) -> String {
-    const OTHERS: [&str; 4] = ["capacity", "claimRef", "nodeAffinity", "hostPath"];
+    const OTHERS: [&str; 3] = ["capacity", "claimRef", "nodeAffinity"];
     // By way of text: what makes trees of such wide types is dear to compile.
     let text = serde_json::to_string(&volume.spec).unwrap_or_default();
     let fields: BTreeMap<String, serde_json::Value> = serde_json::from_str(&text).unwrap_or_default();

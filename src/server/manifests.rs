@@ -26,11 +26,7 @@ pub async fn apply(engine: &Arc<Engine>, cluster_dns: IpAddr, local_storage: boo
 /// The default class, unless there is another default one already: the newest would be it.
 fn storage_class(engine: &Arc<Engine>) -> anyhow::Result<Value> {
     let mut class: Value = serde_yaml::from_str(STORAGE).context("an embedded manifest")?;
-    let is_default = |stored: &Value| {
-        let annotations = stored.pointer("/metadata/annotations").and_then(Value::as_object);
-        annotations.into_iter().flatten().any(|(name, value)| name.ends_with("/is-default-class") && value == "true")
-    };
-    if engine.cached_list(&resource("StorageClass")?, None).iter().any(|stored| is_default(&stored.value())) {
+    if engine.cached_list(&resource("StorageClass")?, None).iter().any(|stored| kinds::storageclass::is_default(&stored.value())) {
         class["metadata"]["annotations"] = Value::Null;
     }
     Ok(class)
@@ -71,6 +67,7 @@ mod tests {
     use crate::node::cluster_config::ClusterConfig;
     use api::task::Group;
     use client::kube::{Api, api::ListParams};
+    use serde_json::json;
 
     #[tokio::test]
     async fn nodes_and_who_joins_may_read_what_is_told() {
@@ -95,5 +92,26 @@ mod tests {
         let slices: Api<api::k8s::api::discovery::v1::EndpointSlice> = Api::all(node);
         assert!(slices.list(&ListParams::default()).await.is_ok(), "a node serves Services as itself");
         group.stop();
+    }
+
+    #[tokio::test]
+    async fn the_class_is_the_default_one_where_there_is_no_other() {
+        let other = json!({"apiVersion": "storage.k8s.io/v1", "kind": "StorageClass", "metadata": {"name": "other"}, "provisioner": "example.com/p"});
+        let mut default = other.clone();
+        default["metadata"]["annotations"] = json!({"storageclass.kubernetes.io/is-default-class": "true"});
+        for (first, is_wanted, is_there, is_default) in
+            [(None, true, true, true), (Some(other), true, true, true), (Some(default), true, true, false), (None, false, false, false)]
+        {
+            let group = Group::new();
+            let door = door::Door::new(&group).await;
+            if let Some(first) = first {
+                make(&door.engine, first).await.unwrap();
+            }
+            apply(&door.engine, "10.96.0.10".parse().unwrap(), is_wanted).await.unwrap();
+            let ours = door.engine.cached(&resource("StorageClass").unwrap(), &Key::new("", "skiff-local"));
+            let marked = ours.as_ref().is_some_and(|ours| kinds::storageclass::is_default(&ours.value()));
+            assert_eq!((ours.is_some(), marked), (is_there, is_default));
+            group.stop();
+        }
     }
 }

@@ -8,6 +8,7 @@ use std::{
 
 use api::{GroupResource, field_errors::FieldErrors, time::Timestamp};
 use apiserver::kind::{Column, Kind, MetaCheck, Scope, Strategy, names};
+use podspec::claims::DEFAULT_CLASS;
 use serde_json::Value;
 
 use crate::{
@@ -17,8 +18,6 @@ use crate::{
 
 const PARAMETERS: usize = 512;
 const PARAMETERS_BYTES: usize = 256 << 10;
-pub const DEFAULT_ANNOTATIONS: [&str; 2] =
-    ["storageclass.kubernetes.io/is-default-class", "storageclass.beta.kubernetes.io/is-default-class"];
 const COLUMNS: &[Column] = &[
     table::NAME_COLUMN,
     table::column("Provisioner", "string", "provisioner indicates the type of the provisioner."),
@@ -94,11 +93,9 @@ impl Strategy for StorageClasses {
     }
 
     fn cells(&self, object: &Value, now: Timestamp) -> Vec<Value> {
-        let annotations = object.at("metadata").at("annotations");
-        let is_default = DEFAULT_ANNOTATIONS.iter().any(|key| annotations.text(key) == "true");
         let or = |field: &str, default: &str| Value::from(object.at(field).and_then(Value::as_str).unwrap_or(default));
         vec![
-            format!("{}{}", read::name(object), if is_default { " (default)" } else { "" }).into(),
+            format!("{}{}", read::name(object), if is_default(object) { " (default)" } else { "" }).into(),
             object.text("provisioner").into(),
             or("reclaimPolicy", "Delete"),
             or("volumeBindingMode", "Immediate"),
@@ -177,6 +174,12 @@ fn topology_values<'v>(values: &'v [Value], path: Path<'_>, causes: &mut FieldEr
     seen
 }
 
+/// Whether claims that name no class get this one.
+pub fn is_default(class: &Value) -> bool {
+    let annotations = class.at("metadata").at("annotations");
+    DEFAULT_CLASS.iter().any(|key| annotations.text(key) == "true")
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -238,7 +241,7 @@ mod tests {
 
     #[test]
     fn the_default_is_marked() {
-        let class = json!({"metadata": {"name": "a", "annotations": {DEFAULT_ANNOTATIONS[0]: "true"}}, "provisioner": "p"});
+        let class = json!({"metadata": {"name": "a", "annotations": {DEFAULT_CLASS[0]: "true"}}, "provisioner": "p"});
         let cells = StorageClasses.cells(&class, Timestamp::UNIX_EPOCH);
         assert_eq!(Value::from(cells), json!(["a (default)", "p", "Delete", "Immediate", false, "<unknown>"]));
     }

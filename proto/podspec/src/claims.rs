@@ -28,7 +28,8 @@ pub const BETA_STORAGE_PROVISIONER: &str = "volume.beta.kubernetes.io/storage-pr
 pub const PROVISIONED_BY: &str = "pv.kubernetes.io/provisioned-by";
 /// On claims and volumes: the class, before the field.
 const BETA_CLASS: &str = "volume.beta.kubernetes.io/storage-class";
-const DEFAULT_CLASS: [&str; 2] = ["storageclass.kubernetes.io/is-default-class", "storageclass.beta.kubernetes.io/is-default-class"];
+/// On classes: claims that name none get it.
+pub const DEFAULT_CLASS: [&str; 2] = ["storageclass.kubernetes.io/is-default-class", "storageclass.beta.kubernetes.io/is-default-class"];
 /// The provisioner of classes whose volumes are made by hand.
 pub const NO_PROVISIONER: &str = "kubernetes.io/no-provisioner";
 

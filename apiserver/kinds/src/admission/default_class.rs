@@ -10,6 +10,7 @@ use apiserver::{
     identity::{Admission, Operation, Review},
 };
 use async_trait::async_trait;
+use podspec::claims::DEFAULT_CLASS;
 
 use super::is;
 use crate::{
@@ -103,7 +104,7 @@ impl Viewed for Class {
     fn read(object: &Object) -> Self {
         let class = object.value();
         let annotations = class.at("metadata").at("annotations");
-        let marks = storageclass::DEFAULT_ANNOTATIONS.into_iter().chain([ingressclass::IS_DEFAULT]);
+        let marks = DEFAULT_CLASS.into_iter().chain([ingressclass::IS_DEFAULT]);
         let is_default = marks.into_iter().any(|mark| annotations.text(mark) == "true");
         let created = read::text_at(&class, "/metadata/creationTimestamp").to_owned();
         Self { name: object.key.name.clone(), created, is_default }

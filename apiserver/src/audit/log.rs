@@ -23,7 +23,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, oneshot},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
     time::timeout,
 };
 
@@ -109,6 +109,23 @@ struct Entry {
     _room: OwnedSemaphorePermit,
 }
 
+/// Requests whose events were in one write, and whether it was done.
+struct Told {
+    waiting: Vec<oneshot::Sender<bool>>,
+    is_written: bool,
+}
+
+/// Wakes those who wait until the thread is over. The thread wakes this task alone: a task that wakes others does so by its own worker's queue, and a thread that is none of the
+/// runtime's by a queue with a lock, and a system call for each worker that sleeps.
+async fn wake(mut told: mpsc::UnboundedReceiver<Told>) {
+    while let Some(Told { waiting, is_written }) = told.recv().await {
+        for waiting in waiting {
+            // Who waits no longer need not know.
+            let _ = waiting.send(is_written);
+        }
+    }
+}
+
 impl Queue {
     /// False where there are so many that it is not taken, and at the end.
     fn put(&self, entry: Entry, most: usize) -> bool {
@@ -175,12 +192,12 @@ impl Log {
         let queue = Arc::<Queue>::default();
         let (room, is_stuck) = (Arc::new(Semaphore::new(WAITING_BYTES_MAX >> 10)), Arc::<AtomicBool>::default());
         let (taken, stuck) = (queue.clone(), is_stuck.clone());
-        let (ended, end) = oneshot::channel::<()>();
+        // No more is in it than there is room for.
+        let (tell, told) = mpsc::unbounded_channel();
         std::thread::Builder::new().name("audit-log".into()).spawn(move || {
-            let _ended = ended;
-            writer.run(&taken, &stuck);
+            writer.run(&taken, &stuck, &tell);
         })?;
-        group.spawn_careful(at_the_end(group.clone(), queue.clone(), end, lost.clone()));
+        group.spawn_careful(watch_over(group.clone(), queue.clone(), told, lost.clone()));
         Ok(Self { mode, queue, room, is_stuck, lost })
     }
 
@@ -218,16 +235,19 @@ impl Drop for Awaited<'_> {
     }
 }
 
-/// Sees to it that what is there is written before the group is over, or is told of as lost.
-async fn at_the_end(group: Group, queue: Arc<Queue>, mut end: oneshot::Receiver<()>, lost: Arc<AtomicU64>) {
+/// Wakes who waits, and sees to it that what is there is written before the group is over, or is told of as lost.
+async fn watch_over(group: Group, queue: Arc<Queue>, told: mpsc::UnboundedReceiver<Told>, lost: Arc<AtomicU64>) {
+    let mut waking = std::pin::pin!(wake(told));
     tokio::select! {
-        () = group.stopping() => {}
-        // The log is gone before.
-        _ = &mut end => return,
+        () = group.stopping() => {
+            queue.end();
+            let _ = timeout(END_BOUND, &mut waking).await;
+        }
+        // The log is gone before; or its thread is, and nothing more is to be taken.
+        () = &mut waking => queue.end(),
     }
-    queue.end();
-    if timeout(END_BOUND, end).await.is_err() {
-        let events = queue.left();
+    let events = queue.left();
+    if events > 0 {
         lost.fetch_add(u64::try_from(events).unwrap_or(u64::MAX), Ordering::Relaxed);
         tracing::error!(events, "audit events are lost: the log was not written before the end");
     }
@@ -296,7 +316,7 @@ impl Writer {
         Ok(Self { config, out, is_failing: false, lost })
     }
 
-    fn run(&mut self, queue: &Queue, is_stuck: &AtomicBool) {
+    fn run(&mut self, queue: &Queue, is_stuck: &AtomicBool, tell: &mpsc::UnboundedSender<Told>) {
         let (mut text, mut last) = (Vec::new(), 0);
         loop {
             let pause = match self.config.mode {
@@ -311,13 +331,13 @@ impl Writer {
             is_stuck.store(false, Ordering::Relaxed);
             self.tell(written.as_ref().err());
             last = entries.len();
-            for entry in entries {
-                match entry.written {
-                    // Who waits no longer need not know.
-                    Some(waiting) => drop(waiting.send(written.is_ok())),
-                    None if written.is_err() => drop(self.lost.fetch_add(1, Ordering::Relaxed)),
-                    None => {}
-                }
+            if written.is_err() {
+                let unawaited = entries.iter().filter(|entry| entry.written.is_none()).count();
+                self.lost.fetch_add(unawaited as u64, Ordering::Relaxed);
+            }
+            let waiting: Vec<_> = entries.into_iter().filter_map(|entry| entry.written).collect();
+            if !waiting.is_empty() {
+                let _ = tell.send(Told { waiting, is_written: written.is_ok() });
             }
         }
     }
@@ -555,13 +575,13 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_a_disk_that_hangs_does_not_take_before_the_end_is_counted() {
         let (group, queue, lost) = (Group::new(), Arc::<Queue>::default(), Arc::<AtomicU64>::default());
-        let (_thread, end) = oneshot::channel();
+        let (_thread, told) = mpsc::unbounded_channel();
         let room = Arc::new(Semaphore::new(8));
         let put = || queue.put(Entry { event: Bytes::new(), written: None, _room: room.clone().try_acquire_owned().unwrap() }, 8);
         assert!(put() && put());
         let _written = queue.take(Duration::ZERO);
         assert!(put());
-        group.spawn_careful(at_the_end(group.clone(), queue.clone(), end, lost.clone()));
+        group.spawn_careful(watch_over(group.clone(), queue.clone(), told, lost.clone()));
         assert!(group.drain(2 * END_BOUND).await);
         assert_eq!(lost.load(Ordering::Relaxed), 3);
     }

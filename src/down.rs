@@ -85,7 +85,8 @@ fn forget_results(dir: &Path) -> std::io::Result<()> {
     names.iter().filter(ours).try_for_each(|name| fs::remove_file(dir.join(name)))
 }
 
-/// Where a disk of its own is mounted there, that is emptied; where the path is a link, what it leads to goes.
+/// Where a disk of its own is mounted there, that is emptied, and what is mounted further below is not entered; where the path is a link, what
+/// it leads to goes.
 fn remove(root: &Path) -> anyhow::Result<()> {
     let root = &root.canonicalize().with_context(|| format!("removing {}", root.display()))?;
     let is_empty = || fs::read_dir(root).is_ok_and(|mut entries| entries.next().is_none());

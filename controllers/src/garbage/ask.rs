@@ -1,6 +1,6 @@
 //! Where an object should be -> what the server has there.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use api::names::is_possible;
 use client::kube;
@@ -12,8 +12,6 @@ use super::{
 };
 use crate::catalog::{Collection, get_metadata, is_absent};
 
-const ANSWER_BOUND: Duration = Duration::from_secs(30);
-
 pub enum Found {
     Object(Box<Node>),
     /// The server has the collection, and nothing of this name in it.
@@ -24,14 +22,13 @@ pub enum Found {
 
 pub async fn object(client: &kube::Client, collection: &Arc<Collection>, namespace: &str, name: &str) -> Found {
     let path = collection.object(namespace, name);
-    match tokio::time::timeout(ANSWER_BOUND, get_metadata::<Entry>(client, &path)).await {
-        Ok(Ok(entry)) => Found::Object(Box::new(entry.node(collection))),
-        Ok(Err(error)) if is_absent(&error, name) => Found::Nothing,
-        Ok(Err(error)) => {
+    match get_metadata::<Entry>(client, &path).await {
+        Ok(entry) => Found::Object(Box::new(entry.node(collection))),
+        Err(error) if is_absent(&error, name) => Found::Nothing,
+        Err(error) => {
             tracing::debug!(%error, path, "garbage collector: no answer");
             Found::Silence
         }
-        Err(_) => Found::Silence,
     }
 }
 

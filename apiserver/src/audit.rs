@@ -21,7 +21,7 @@ use std::{
 use api::{Status, time::Timestamp};
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, header, request::Parts};
+use http::{HeaderMap, HeaderName, HeaderValue, header, request::Parts, uri::PathAndQuery};
 use parking_lot::Mutex;
 use serde_json::{Value, value::RawValue};
 
@@ -31,7 +31,7 @@ use crate::{
 };
 
 use self::{
-    event::{Annotations, Event, ObjectRef, ResponseStatus, UserInfo},
+    event::{Annotations, Event, ObjectRef, ResponseStatus},
     policy::{Level, Stage, Verdict},
 };
 pub use self::{
@@ -204,7 +204,7 @@ impl Auditor {
             auditor: self.clone(),
             verdict,
             id: id.to_owned(),
-            uri: parts.uri.path_and_query().map_or_else(String::new, ToString::to_string),
+            uri: parts.uri.path_and_query().map_or("", PathAndQuery::as_str).to_owned(),
             verb: asked.verb.to_owned(),
             user: user.clone(),
             sources: sources(parts),
@@ -362,8 +362,8 @@ impl Audit {
             stage,
             uri: &self.uri,
             verb: &self.verb,
-            user: UserInfo::of(&self.user),
-            impersonated: said.impersonated.as_ref().map(|(user, _)| UserInfo::of(user)),
+            user: &self.user,
+            impersonated: said.impersonated.as_ref().map(|(user, _)| user),
             constraint: said.impersonated.as_ref().map_or("", |(_, constraint)| constraint),
             sources: &self.sources,
             agent: &self.agent,
@@ -421,7 +421,8 @@ fn sources(parts: &Parts) -> Vec<String> {
 }
 
 fn agent(headers: &HeaderMap) -> String {
-    let agent = headers.get(header::USER_AGENT).map(|value| String::from_utf8_lossy(value.as_bytes())).unwrap_or_default();
+    let agent = headers.get(header::USER_AGENT).map(HeaderValue::as_bytes).unwrap_or_default();
+    let agent = str::from_utf8(agent).map_or_else(|_| String::from_utf8_lossy(agent), Cow::from);
     match agent.get(..agent.floor_char_boundary(AGENT_BYTES_MAX)) {
         Some(cut) if cut.len() < agent.len() => format!("{cut}{AGENT_CUT}"),
         _ => agent.into_owned(),

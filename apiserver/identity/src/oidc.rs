@@ -134,7 +134,7 @@ struct Other {
 
 /// What a token said, and until when.
 struct Said {
-    user: User,
+    user: Arc<User>,
     until: i64,
 }
 
@@ -193,7 +193,7 @@ impl Reader {
             let value = self.resolve(claim, &source).await.map_err(|why| format!("oidc: could not expand distributed claims: {why}"))?;
             claims.insert(claim.to_owned(), value);
         }
-        Ok(Arc::new(Said { user: self.rules.user(claims)?, until }))
+        Ok(Arc::new(Said { user: self.rules.user(claims)?.into(), until }))
     }
 
     /// A claim that stands elsewhere (OpenID Connect Core 5.6.2). The token there is verified by the keys of whoever issued it.

@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 /// Tokens that hold for as long as the server runs.
 pub struct StaticTokens {
     /// By digest: neither is a token kept, nor does the time of a look-up tell of one.
-    users: HashMap<[u8; 32], User>,
+    users: HashMap<[u8; 32], Arc<User>>,
     /// The API server's own.
     audiences: Vec<String>,
 }
@@ -48,7 +48,7 @@ impl StaticTokens {
             }
             let groups = record.get(3).map(|groups| groups.split(',').map(str::to_owned).collect()).unwrap_or_default();
             let user = User { name: name.to_owned(), uid: uid.to_owned(), groups, ..User::default() };
-            if users.insert(Sha256::digest(token).into(), user).is_some() {
+            if users.insert(Sha256::digest(token).into(), User::authenticated(Arc::new(user))).is_some() {
                 tracing::warn!(file, record_number, "duplicate token has been found in token file");
             }
         }
@@ -116,7 +116,7 @@ mod tests {
     use super::*;
 
     fn user<'a>(tokens: &'a StaticTokens, token: &str) -> Option<&'a User> {
-        tokens.users.get(&<[u8; 32]>::from(Sha256::digest(token)))
+        tokens.users.get(&<[u8; 32]>::from(Sha256::digest(token))).map(|user| &**user)
     }
 
     #[test]
@@ -124,12 +124,13 @@ mod tests {
         let text = "t1,jane,u1,\"dev,ops\"\n,nobody,u\nt2,joe,u2\nt3,\"with,comma\",u3,one\nt1,again,u4\n";
         let tokens = StaticTokens::read(text.as_bytes(), &[], "f").unwrap();
         assert_eq!(user(&tokens, "t1").unwrap().name, "again", "the last counts");
-        assert_eq!(user(&tokens, "t2").unwrap(), &User { name: "joe".into(), uid: "u2".into(), ..User::default() });
-        assert_eq!(user(&tokens, "t3").unwrap().groups, ["one"]);
+        let (uid, groups) = ("u2".into(), vec!["system:authenticated".into()]);
+        assert_eq!(user(&tokens, "t2").unwrap(), &User { name: "joe".into(), uid, groups, ..User::default() });
+        assert_eq!(user(&tokens, "t3").unwrap().groups, ["one", "system:authenticated"]);
         assert_eq!(user(&tokens, "t3").unwrap().name, "with,comma");
         assert_eq!(user(&tokens, ""), None);
         let groups = StaticTokens::read(b"t,jane,u,\"dev,ops\"", &[], "f").unwrap();
-        assert_eq!(user(&groups, "t").unwrap().groups, ["dev", "ops"]);
+        assert_eq!(user(&groups, "t").unwrap().groups, ["dev", "ops", "system:authenticated"]);
         let whole = b"t,\"a \"\"b\"\", c\",u,\"\"\r\n\r\nt2,\"two\nlines\",u\n";
         let whole = StaticTokens::read(whole, &[], "f").unwrap();
         assert_eq!([user(&whole, "t"), user(&whole, "t2")].map(|user| user.unwrap().name.as_str()), ["a \"b\", c", "two\nlines"]);

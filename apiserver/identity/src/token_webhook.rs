@@ -65,7 +65,7 @@ impl Reviewer {
             () if audiences.is_empty() => Ok(None),
             () if !status.authenticated && status.error.is_empty() => Ok(None),
             () if !status.authenticated => Err(status.error),
-            () => Ok(Some(Known { user: status.user.into(), audiences })),
+            () => Ok(Some(Known { user: User::authenticated(Arc::new(status.user.into())), audiences })),
         }
     }
 }

@@ -1,10 +1,15 @@
 //! What is known of a request -> an `audit.k8s.io/v1` Event, a line of JSON with the fields in upstream's order.
 
-use std::{borrow::Cow, cell::Cell, collections::BTreeMap};
+use std::{
+    borrow::Cow,
+    cell::{Cell, RefCell},
+    collections::BTreeMap,
+    sync::Arc,
+};
 
 use api::time::{Timestamp, rfc3339_micro};
 use bytes::Bytes;
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 use serde_json::{Value, value::RawValue};
 
 use super::policy::{Level, Stage};
@@ -25,8 +30,8 @@ pub(super) struct Event<'a> {
     pub stage: Stage,
     pub uri: &'a str,
     pub verb: &'a str,
-    pub user: UserInfo<'a>,
-    pub impersonated: Option<UserInfo<'a>>,
+    pub user: &'a Arc<User>,
+    pub impersonated: Option<&'a Arc<User>>,
     pub constraint: &'a str,
     pub sources: &'a [String],
     pub agent: &'a str,
@@ -39,8 +44,8 @@ pub(super) struct Event<'a> {
     pub annotations: &'a Annotations,
 }
 
-#[derive(Clone, Copy, Serialize)]
-pub(super) struct UserInfo<'a> {
+#[derive(Serialize)]
+struct UserInfo<'a> {
     #[serde(skip_serializing_if = "str::is_empty")]
     username: &'a str,
     #[serde(skip_serializing_if = "str::is_empty")]
@@ -52,24 +57,15 @@ pub(super) struct UserInfo<'a> {
 }
 
 /// What the request is about.
-#[derive(Default, Serialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Default)]
 pub(super) struct ObjectRef {
-    #[serde(skip_serializing_if = "String::is_empty")]
     resource: String,
-    #[serde(skip_serializing_if = "String::is_empty")]
     namespace: String,
-    #[serde(skip_serializing_if = "String::is_empty")]
     name: String,
-    #[serde(skip_serializing_if = "String::is_empty")]
     uid: String,
-    #[serde(skip_serializing_if = "String::is_empty")]
     api_group: String,
-    #[serde(skip_serializing_if = "String::is_empty")]
     api_version: String,
-    #[serde(skip_serializing_if = "String::is_empty")]
     resource_version: String,
-    #[serde(skip_serializing_if = "String::is_empty")]
     subresource: String,
 }
 
@@ -91,18 +87,50 @@ pub(super) struct ResponseStatus<'a> {
 #[derive(Clone, Copy, Serialize)]
 struct Empty {}
 
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct AuthenticationMetadata<'a> {
-    impersonation_constraint: &'a str,
-}
-
 impl Event<'_> {
     pub fn line(&self) -> Bytes {
-        let mut line = Vec::with_capacity(LINE_BYTES_USUAL);
-        serde_json::to_writer(&mut line, self).expect("strings, numbers and JSON can be written");
-        line.push(b'\n');
-        line.into()
+        let mut line = Line(Vec::with_capacity(LINE_BYTES_USUAL));
+        line.json("{\"kind\":\"Event\",\"apiVersion\":\"audit.k8s.io/v1\",\"level\":", &self.level);
+        line.string(",\"auditID\":", self.id);
+        line.json(",\"stage\":", &self.stage);
+        line.string(",\"requestURI\":", self.uri);
+        line.string(",\"verb\":", self.verb);
+        line.user(",\"user\":", self.user);
+        if let Some(user) = self.impersonated {
+            line.user(",\"impersonatedUser\":", user);
+        }
+        if !self.constraint.is_empty() {
+            line.fields(",\"authenticationMetadata\":", [("impersonationConstraint", self.constraint)]);
+        }
+        if let Some((first, others)) = self.sources.split_first() {
+            line.string(",\"sourceIPs\":[", first);
+            others.iter().for_each(|source| line.string(",", source));
+            line.raw("]");
+        }
+        if !self.agent.is_empty() {
+            line.string(",\"userAgent\":", self.agent);
+        }
+        if let Some(object) = self.object {
+            line.fields(",\"objectRef\":", object.fields());
+        }
+        if let Some(status) = &self.response_status {
+            line.json(",\"responseStatus\":", status);
+        }
+        if let Some(request) = self.request {
+            line.raw(",\"requestObject\":");
+            line.raw(request.get());
+        }
+        if let Some(response) = self.response {
+            line.raw(",\"responseObject\":");
+            line.raw(response.get());
+        }
+        line.time(",\"requestReceivedTimestamp\":", self.received);
+        line.time(",\"stageTimestamp\":", self.now);
+        if !self.annotations.is_empty() {
+            line.fields(",\"annotations\":", self.annotations.iter().map(|(key, value)| (&**key, &**value)));
+        }
+        line.raw("}\n");
+        line.0.into()
     }
 
     /// The same without the objects in it (`truncate` in apiserver `plugin/pkg/audit/truncate`).
@@ -113,52 +141,80 @@ impl Event<'_> {
     }
 }
 
-impl Serialize for Event<'_> {
-    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        use serde::ser::SerializeMap;
-        let mut map = to.serialize_map(None)?;
-        map.serialize_entry("kind", "Event")?;
-        map.serialize_entry("apiVersion", "audit.k8s.io/v1")?;
-        map.serialize_entry("level", &self.level)?;
-        map.serialize_entry("auditID", self.id)?;
-        map.serialize_entry("stage", &self.stage)?;
-        map.serialize_entry("requestURI", self.uri)?;
-        map.serialize_entry("verb", self.verb)?;
-        map.serialize_entry("user", &self.user)?;
-        if let Some(user) = &self.impersonated {
-            map.serialize_entry("impersonatedUser", user)?;
+/// Of most users what a line says is a fraction of this.
+const USER_BYTES_KEPT: usize = 4 << 10;
+const USERS_KEPT: usize = 16;
+
+type KeptUser = Option<(Arc<User>, Box<str>)>;
+
+thread_local! {
+    /// What lines say of users that a thread has lately told of.
+    static USERS: RefCell<[KeptUser; USERS_KEPT]> = const { RefCell::new([const { None }; USERS_KEPT]) };
+}
+
+/// A line in the making. By hand: a serializer writes it in two hundred pieces, byte by byte looked at, which is a sixth of what a request costs.
+struct Line(Vec<u8>);
+
+impl Line {
+    fn raw(&mut self, text: &str) {
+        self.0.extend_from_slice(text.as_bytes());
+    }
+
+    fn json(&mut self, lead: &str, value: &impl Serialize) {
+        self.raw(lead);
+        serde_json::to_writer(&mut self.0, value).expect("strings, numbers and JSON can be written");
+    }
+
+    fn string(&mut self, lead: &str, text: &str) {
+        // Not `all`, which looks at one byte after the other.
+        let is_plain = text.bytes().fold(true, |plain, byte| plain & (byte >= b' ') & (byte != b'"') & (byte != b'\\'));
+        if !is_plain {
+            return self.json(lead, &text);
         }
-        if !self.constraint.is_empty() {
-            map.serialize_entry("authenticationMetadata", &AuthenticationMetadata { impersonation_constraint: self.constraint })?;
+        self.0.reserve(lead.len() + text.len() + 2);
+        self.raw(lead);
+        self.0.push(b'"');
+        self.raw(text);
+        self.0.push(b'"');
+    }
+
+    fn fields<'f>(&mut self, lead: &str, fields: impl IntoIterator<Item = (&'f str, &'f str)>) {
+        self.raw(lead);
+        let mut open = "{";
+        for (name, value) in fields {
+            self.string(open, name);
+            self.string(":", value);
+            open = ",";
         }
-        if !self.sources.is_empty() {
-            map.serialize_entry("sourceIPs", self.sources)?;
+        self.raw(if open == "{" { "{}" } else { "}" });
+    }
+
+    fn user(&mut self, lead: &str, user: &Arc<User>) {
+        self.raw(lead);
+        let slot = user.name.bytes().rev().take(USERS_KEPT).fold(0, |sum: usize, byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
+        USERS.with_borrow_mut(|kept| {
+            let kept = &mut kept[slot % USERS_KEPT];
+            if let Some((_, text)) = kept.as_ref().filter(|(known, _)| Arc::ptr_eq(known, user) || known == user) {
+                return self.raw(text);
+            }
+            let text = serde_json::to_string(&UserInfo::of(user)).expect("strings can be written");
+            self.raw(&text);
+            if text.len() <= USER_BYTES_KEPT {
+                *kept = Some((user.clone(), text.into()));
+            }
+        });
+    }
+
+    fn time(&mut self, lead: &str, at: Timestamp) {
+        // Before the epoch parts of a second are negative.
+        match Micros(at).text() {
+            Some(text) => self.string(lead, std::str::from_utf8(&text).unwrap_or_default()),
+            None => self.string(lead, &rfc3339_micro(at)),
         }
-        if !self.agent.is_empty() {
-            map.serialize_entry("userAgent", self.agent)?;
-        }
-        if let Some(object) = self.object {
-            map.serialize_entry("objectRef", object)?;
-        }
-        if let Some(status) = &self.response_status {
-            map.serialize_entry("responseStatus", status)?;
-        }
-        if let Some(request) = self.request {
-            map.serialize_entry("requestObject", request)?;
-        }
-        if let Some(response) = self.response {
-            map.serialize_entry("responseObject", response)?;
-        }
-        map.serialize_entry("requestReceivedTimestamp", &Micros(self.received))?;
-        map.serialize_entry("stageTimestamp", &Micros(self.now))?;
-        if !self.annotations.is_empty() {
-            map.serialize_entry("annotations", self.annotations)?;
-        }
-        map.end()
     }
 }
 
-/// A time as [`rfc3339_micro`] writes it.
+/// A time, for [`rfc3339_micro`] as text.
 struct Micros(Timestamp);
 
 thread_local! {
@@ -188,18 +244,8 @@ impl Micros {
     }
 }
 
-impl Serialize for Micros {
-    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        // Before the epoch parts of a second are negative.
-        match self.text() {
-            Some(text) => to.serialize_str(std::str::from_utf8(&text).unwrap_or_default()),
-            None => to.serialize_str(&rfc3339_micro(self.0)),
-        }
-    }
-}
-
 impl<'a> UserInfo<'a> {
-    pub fn of(user: &'a User) -> Self {
+    fn of(user: &'a User) -> Self {
         Self { username: &user.name, uid: &user.uid, groups: &user.groups, extra: &user.extra }
     }
 }
@@ -215,6 +261,21 @@ impl ObjectRef {
             subresource: asked.subresource.to_owned(),
             ..Self::default()
         }
+    }
+
+    /// Those that are not empty.
+    fn fields(&self) -> impl Iterator<Item = (&str, &str)> {
+        let fields = [
+            ("resource", &self.resource),
+            ("namespace", &self.namespace),
+            ("name", &self.name),
+            ("uid", &self.uid),
+            ("apiGroup", &self.api_group),
+            ("apiVersion", &self.api_version),
+            ("resourceVersion", &self.resource_version),
+            ("subresource", &self.subresource),
+        ];
+        fields.into_iter().map(|(name, value)| (name, value.as_str())).filter(|(_, value)| !value.is_empty())
     }
 
     /// What the request itself does not say stands in the object that it brings.
@@ -289,7 +350,37 @@ mod tests {
             [second, second + 7, second + 999_999, second + 1_000_000, second + 5, 0, 1, -1, -1_000_001, i64::from(u32::MAX) * 1_000_000]
         {
             let at = Timestamp::from_microsecond(micros).unwrap();
-            assert_eq!(serde_json::to_value(Micros(at)).unwrap(), rfc3339_micro(at), "{micros}");
+            let mut line = Line(Vec::new());
+            line.time("", at);
+            assert_eq!(String::from_utf8(line.0).unwrap(), format!("\"{}\"", rfc3339_micro(at)), "{micros}");
+        }
+    }
+
+    #[test]
+    fn whatever_is_told_comes_back_as_it_was() {
+        for text in ["", "plain", "\"", "\\", "a\"b\\c", "\n", "\u{1f}\u{7f}", "h\u{e4}\u{df}lich \u{1f600}", "\u{2028}"] {
+            let user = Arc::new(User { name: text.into(), groups: vec![text.into()], ..User::default() });
+            let mut line = Line(Vec::new());
+            line.fields("{\"o\":", [(text, text), ("b", text)]);
+            line.string(",\"s\":", text);
+            line.user(",\"u\":", &user);
+            // The second time as it is remembered.
+            line.user(",\"v\":", &user);
+            line.fields(",\"e\":", []);
+            line.raw("}");
+            let told: Value = serde_json::from_slice(&line.0).unwrap();
+            let of_user = serde_json::to_value(UserInfo::of(&user)).unwrap();
+            assert_eq!(told, serde_json::json!({"o": {text: text, "b": text}, "s": text, "u": of_user, "v": of_user, "e": {}}));
+        }
+    }
+
+    #[test]
+    fn users_of_one_place_are_told_apart() {
+        let user = |uid: String| Arc::new(User { name: "a".into(), uid, ..User::default() });
+        for at in 0..3 {
+            let (user, mut line) = (user(at.to_string()), Line(Vec::new()));
+            line.user("", &user);
+            assert_eq!(String::from_utf8(line.0).unwrap(), format!("{{\"username\":\"a\",\"uid\":\"{at}\"}}"));
         }
     }
 

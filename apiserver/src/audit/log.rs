@@ -42,9 +42,9 @@ const END_BOUND: Duration = Duration::from_secs(4);
 /// Room that stays for the next write.
 const KEPT_BYTES: usize = 64 << 10;
 const SECONDS_OF_A_DAY: i64 = 24 * 60 * 60;
-/// As many events in one write are a crowd: before the next write more are waited for.
+/// As many events in one write are a crowd: before the next write it is waited for again, those who were told in the last one are back soon.
 const CROWD: usize = 4;
-const CROWD_PAUSE: Duration = Duration::from_micros(250);
+const CROWD_PAUSE: Duration = Duration::from_millis(1);
 /// The same where nobody waits for them (upstream's `--audit-log-batch-max-wait` is 30 s).
 const BATCH_PAUSE: Duration = Duration::from_millis(5);
 
@@ -97,6 +97,8 @@ struct Waiting {
     entries: VecDeque<Entry>,
     /// The writer is to be woken.
     is_asleep: bool,
+    /// It is to be woken by this many, 0: by its clock.
+    wanted: usize,
     /// How many are being written.
     writing: usize,
     /// The log is gone: what is there is the last.
@@ -134,7 +136,7 @@ impl Queue {
             return false;
         }
         waiting.entries.push_back(entry);
-        if std::mem::take(&mut waiting.is_asleep) {
+        if std::mem::take(&mut waiting.is_asleep) || waiting.entries.len() == waiting.wanted {
             drop(waiting);
             self.comes.notify_one();
         }
@@ -146,8 +148,9 @@ impl Queue {
         self.comes.notify_one();
     }
 
-    /// All that there are, as many as one write takes, once there are any; `None` after the last. `pause`: so long more are waited for.
-    fn take(&self, pause: Duration) -> Option<Vec<Entry>> {
+    /// All that there are, as many as one write takes, once there are any; `None` after the last. `pause`: so long more are waited for, until
+    /// there are `crowd`.
+    fn take(&self, pause: Duration, crowd: usize) -> Option<Vec<Entry>> {
         let mut waiting = self.waiting.lock();
         waiting.writing = 0;
         while waiting.entries.is_empty() {
@@ -158,9 +161,11 @@ impl Queue {
             self.comes.wait(&mut waiting);
         }
         waiting.is_asleep = false;
-        if !pause.is_zero() && !waiting.is_ended {
-            // Nobody wakes it: that is what the pause is for.
+        if !pause.is_zero() && !waiting.is_ended && waiting.entries.len() < crowd {
+            // Nobody else wakes it: that is what the pause is for.
+            waiting.wanted = crowd;
             self.comes.wait_for(&mut waiting, pause);
+            waiting.wanted = 0;
         }
         let (mut bytes, mut count) = (0, 0);
         while bytes < WRITE_BYTES_MAX
@@ -319,12 +324,12 @@ impl Writer {
     fn run(&mut self, queue: &Queue, is_stuck: &AtomicBool, tell: &mpsc::UnboundedSender<Told>) {
         let (mut text, mut last) = (Vec::new(), 0);
         loop {
-            let pause = match self.config.mode {
-                LogMode::Batch => BATCH_PAUSE,
-                _ if last >= CROWD => CROWD_PAUSE,
-                _ => Duration::ZERO,
+            let (pause, crowd) = match self.config.mode {
+                LogMode::Batch => (BATCH_PAUSE, usize::MAX),
+                _ if last >= CROWD => (CROWD_PAUSE, last),
+                _ => (Duration::ZERO, 0),
             };
-            let Some(entries) = queue.take(pause) else { return };
+            let Some(entries) = queue.take(pause, crowd) else { return };
             entries.iter().for_each(|entry| text.extend_from_slice(&entry.event));
             let written = self.write(&text);
             emptied(&mut text);
@@ -518,7 +523,7 @@ mod tests {
         blocking.take(Bytes::from_static(b"x")).await.unwrap();
         blocking.take(Bytes::from(vec![b'x'; 2 << 10])).await.unwrap();
         assert_eq!(blocking.take(Bytes::from_static(b"x")).await.unwrap_err(), "too many events wait to be written", "bytes are counted");
-        assert_eq!(queue.take(Duration::ZERO).unwrap()[0].event, "x");
+        assert_eq!(queue.take(Duration::ZERO, 0).unwrap()[0].event, "x");
     }
 
     #[tokio::test]
@@ -550,8 +555,8 @@ mod tests {
         let entry = || Entry { event: Bytes::new(), written: None, _room: room.clone().try_acquire_owned().unwrap() };
         assert_eq!([2, 2, 2].map(|most| queue.put(entry(), most)), [true, true, false]);
         queue.end();
-        assert_eq!(queue.take(BATCH_PAUSE).map(|all| all.len()), Some(2), "what is there when it ends is written");
-        assert!(queue.take(Duration::ZERO).is_none());
+        assert_eq!(queue.take(BATCH_PAUSE, usize::MAX).map(|all| all.len()), Some(2), "what is there when it ends is written");
+        assert!(queue.take(Duration::ZERO, 0).is_none());
         assert_eq!(room.available_permits(), 8);
     }
 
@@ -579,7 +584,7 @@ mod tests {
         let room = Arc::new(Semaphore::new(8));
         let put = || queue.put(Entry { event: Bytes::new(), written: None, _room: room.clone().try_acquire_owned().unwrap() }, 8);
         assert!(put() && put());
-        let _written = queue.take(Duration::ZERO);
+        let _written = queue.take(Duration::ZERO, 0);
         assert!(put());
         group.spawn_careful(watch_over(group.clone(), queue.clone(), told, lost.clone()));
         assert!(group.drain(2 * END_BOUND).await);

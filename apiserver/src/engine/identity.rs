@@ -153,7 +153,8 @@ pub struct Rules {
 /// Who a token speaks for, and to whom (`authenticator.Response`).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Known {
-    pub user: User,
+    /// Shared where it is kept for the next request, and then best [`User::authenticated`] already.
+    pub user: Arc<User>,
     /// Of the audiences that were asked for (or, where none were, of the API server's own) those the token is meant for; never empty.
     pub audiences: Vec<String>,
 }
@@ -161,7 +162,7 @@ pub struct Known {
 impl Known {
     /// A user of a token that names no audience, so that it is for the API server alone (`authenticator.WrapAudienceAgnosticToken`). `asked` is
     /// empty where the API server asks for itself; `None` where none of `asked` is it.
-    pub fn of_the_server(user: User, own: &[String], asked: &[String]) -> Option<Self> {
+    pub fn of_the_server(user: Arc<User>, own: &[String], asked: &[String]) -> Option<Self> {
         let audiences: Vec<String> =
             if asked.is_empty() { own.to_vec() } else { asked.iter().filter(|a| own.contains(a)).cloned().collect() };
         (!audiences.is_empty()).then_some(Self { user, audiences })

@@ -40,7 +40,7 @@ pub(crate) async fn authenticate(engine: &Arc<Engine>, parts: &Parts) -> Result<
         token => token,
     };
     match token {
-        Some(token) => by_token(engine, &token).await.map(|user| User::authenticated(user.into())),
+        Some(token) => by_token(engine, &token).await.map(User::authenticated),
         None if engine.auth.anonymous.is_let_in(parts.uri.path()) => Ok(anonymous().into()),
         None => Err(Status::unauthorized()),
     }
@@ -181,7 +181,7 @@ pub(super) fn forget(headers: &mut HeaderMap, believed: Option<&RequestHeader>) 
     }
 }
 
-async fn by_token(engine: &Arc<Engine>, token: &str) -> Result<User, Status> {
+async fn by_token(engine: &Arc<Engine>, token: &str) -> Result<Arc<User>, Status> {
     let mut why = vec!["invalid bearer token".to_owned()];
     for authenticator in &engine.auth.authenticators {
         match authenticator.token(engine, token, &[]).await {

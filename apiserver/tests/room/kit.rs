@@ -181,7 +181,7 @@ impl Authenticator for Tokens {
             std::future::pending::<()>().await;
         }
         let user = token.strip_prefix("token-").map(|name| User { name: name.into(), ..User::default() });
-        Ok(user.map(|user| Known { user, audiences: vec!["test".into()] }))
+        Ok(user.map(|user| Known { user: user.into(), audiences: vec!["test".into()] }))
     }
 }
 

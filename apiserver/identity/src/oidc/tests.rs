@@ -107,7 +107,7 @@ async fn known(idp: &Idp, jwts: &Jwts, token: &str) -> Result<Option<Known>, Str
     jwts.token(&engine(&idp.outside.group), token, &[]).await.map_err(|status| status.message)
 }
 
-async fn user(idp: &Idp, jwts: &Jwts, token: &str) -> User {
+async fn user(idp: &Idp, jwts: &Jwts, token: &str) -> Arc<User> {
     known(idp, jwts, token).await.unwrap().unwrap().user
 }
 
@@ -339,7 +339,7 @@ async fn a_changed_file_is_taken_once_its_issuers_are_known() {
     });
     idp.outside.group.spawn(Reload { file: file.clone(), text: first.clone(), take }.follow_each(Duration::from_millis(20)));
     let write = |text: &str| std::fs::rename(idp.outside.file("next", text), &file).unwrap();
-    let name = async || user(&idp, &jwts, &idp.token(|_| ())).await.name;
+    let name = async || user(&idp, &jwts, &idp.token(|_| ())).await.name.clone();
     for broken in ["", "jwt: [", &first.replace("https://", "http://"), &format!("{first}anonymous: {{enabled: false}}\n")] {
         let before = takes.load(Ordering::SeqCst);
         write(broken);

@@ -34,7 +34,8 @@ async fn a_token_is_whose_the_webhook_says() {
     let webhook = TokenWebhook::open(&outside.kubeconfig("/authenticate"), "v1", TTL, &own(), group).await.unwrap();
     let known = async |token: &str, audiences: &[String]| webhook.token(&engine, token, audiences).await;
     let jane = known("good", &[]).await.unwrap().unwrap();
-    assert_eq!((jane.user.name.as_str(), jane.user.groups.as_slice(), jane.audiences), ("jane", &["g".to_owned()][..], own()));
+    let groups = ["g", "system:authenticated"].map(str::to_owned);
+    assert_eq!((jane.user.name.as_str(), jane.user.groups.as_slice(), jane.audiences), ("jane", &groups[..], own()));
     assert_eq!(jane.user.extra["k"], ["v"]);
     let asked = outside.asked.lock()[0].clone();
     assert_eq!((asked.path.as_str(), asked.bearer.as_deref()), ("/authenticate", Some("ours")));

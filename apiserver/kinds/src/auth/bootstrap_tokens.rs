@@ -48,7 +48,7 @@ impl Authenticator for BootstrapTokens {
             }
             Ok(groups) => {
                 let user = User { name: format!("{}{}", bootstrap::USER_PREFIX, token.id), groups, ..User::default() };
-                Ok(Known::of_the_server(user, &self.audiences, audiences))
+                Ok(Known::of_the_server(user.into(), &self.audiences, audiences))
             }
         }
     }

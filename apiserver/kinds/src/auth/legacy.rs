@@ -121,7 +121,7 @@ pub(super) fn known(
         ));
     }
     let groups = vec!["system:serviceaccounts".into(), format!("system:serviceaccounts:{}", claims.namespace)];
-    Ok(Known { user: User { name: claims.sub, uid: claims.uid, groups, ..User::default() }, audiences })
+    Ok(Known { user: Arc::new(User { name: claims.sub, uid: claims.uid, groups, ..User::default() }), audiences })
 }
 
 /// Writes of the day on which a token was last seen. Nobody who shows one waits for them.

@@ -203,16 +203,7 @@ impl Strategy for SelfSubjectRulesReview {
 }
 
 fn accepted(known: Known) -> Value {
-    json!({"authenticated": true, "user": user_info(&authenticated(known.user)), "audiences": known.audiences})
-}
-
-/// Whoever has shown a credential is of this group (`group.NewAuthenticatedGroupAdder`).
-fn authenticated(mut user: User) -> User {
-    const GROUP: &str = "system:authenticated";
-    if !user.groups.iter().any(|g| g == GROUP) {
-        user.groups.push(GROUP.into());
-    }
-    user
+    json!({"authenticated": true, "user": user_info(&User::authenticated(known.user)), "audiences": known.audiences})
 }
 
 fn user_info(user: &User) -> Value {

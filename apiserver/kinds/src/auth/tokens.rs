@@ -41,9 +41,16 @@ pub struct TokensConfig {
 /// Signs and verifies service-account tokens.
 pub struct Tokens {
     config: TokensConfig,
-    /// Digest of a token whose signature was good -> its claims. What the claims say is checked anew each time.
-    remembered: Mutex<HashMap<[u8; 32], Arc<Claims>>>,
+    /// Digest of a token whose signature was good -> what it says, which is checked anew each time.
+    remembered: Mutex<HashMap<[u8; 32], Arc<Opened>>>,
     marks: Arc<legacy::Marks>,
+}
+
+/// A token with a good signature of ours: what it says, and of whom.
+#[derive(Debug)]
+pub struct Opened {
+    pub claims: Claims,
+    user: Arc<User>,
 }
 
 /// What a token says.
@@ -140,29 +147,31 @@ impl Tokens {
         issuer_of(token).is_some_and(|issuer| self.config.issuers.contains(&issuer))
     }
 
-    /// The claims of a token with a good signature of ours; times are not looked at yet.
+    /// A token with a good signature of ours; times are not looked at yet.
     ///
     /// # Errors
     /// In upstream's words.
-    pub fn open(&self, token: &str) -> Result<Arc<Claims>, String> {
+    pub fn open(&self, token: &str) -> Result<Arc<Opened>, String> {
         let digest = Sha256::digest(token).into();
-        if let Some(claims) = self.recalled(&digest) {
-            return Ok(claims);
+        if let Some(opened) = self.recalled(&digest) {
+            return Ok(opened);
         }
-        let claims = Arc::new(self.signed::<Claims>(token)?);
+        let claims = self.signed::<Claims>(token)?;
         if !self.config.issuers.contains(&claims.iss) {
             return Err(format!("token issuer {:?} is invalid", claims.iss));
         }
+        let user = User::authenticated(Arc::new(user(&claims)));
+        let opened = Arc::new(Opened { claims, user });
         let mut remembered = self.remembered.lock();
         if remembered.len() >= REMEMBERED_MAX {
             remembered.clear();
         }
-        remembered.insert(digest, claims.clone());
-        Ok(claims)
+        remembered.insert(digest, opened.clone());
+        Ok(opened)
     }
 
     /// What [`Tokens::open`] has found: a good signature of an issuer of ours.
-    fn recalled(&self, digest: &[u8; 32]) -> Option<Arc<Claims>> {
+    fn recalled(&self, digest: &[u8; 32]) -> Option<Arc<Opened>> {
         self.remembered.lock().get(digest).cloned()
     }
 
@@ -199,7 +208,7 @@ impl Tokens {
 
     fn judge(
         &self,
-        claims: &Claims,
+        Opened { claims, user }: &Opened,
         audiences: &[String],
         now: Timestamp,
         find: &dyn Fn(&str, &Key) -> Option<Found>,
@@ -207,7 +216,7 @@ impl Tokens {
         let audiences = self.audiences(&claims.aud, audiences)?;
         check_times(claims, now)?;
         check_bound(&claims.bound, now, find)?;
-        Ok(Known { user: user(claims), audiences })
+        Ok(Known { user: user.clone(), audiences })
     }
 
     /// Those of the wanted audiences (none: our own) that the token has. One that names none is for us.
@@ -240,8 +249,8 @@ impl Authenticator for Tokens {
         let refused = |why| Status::new(401, "Unauthorized", why);
         let (now, find) = (Timestamp::now(), |resource: &str, key: &Key| found(engine, resource, key));
         // Most come again and again: what they say need not be read anew.
-        if let Some(claims) = self.recalled(&Sha256::digest(token).into()) {
-            return self.judge(&claims, audiences, now, &find).map(Some).map_err(refused);
+        if let Some(opened) = self.recalled(&Sha256::digest(token).into()) {
+            return self.judge(&opened, audiences, now, &find).map(Some).map_err(refused);
         }
         if issuer_of(token).is_some_and(|issuer| issuer == legacy::ISSUER) {
             let claims = self.signed::<legacy::Claims>(token).map_err(refused)?;
@@ -407,7 +416,7 @@ pub(super) mod tests {
         let Known { user, audiences } = verdict(&signer(), &claims).unwrap().unwrap();
         assert_eq!(audiences, [ISSUER]);
         assert_eq!(user.name, "system:serviceaccount:a:robot");
-        assert_eq!(user.groups, ["system:serviceaccounts", "system:serviceaccounts:a"]);
+        assert_eq!(user.groups, ["system:serviceaccounts", "system:serviceaccounts:a", "system:authenticated"]);
         assert_eq!(user.extra["authentication.kubernetes.io/pod-name"], ["web"]);
         assert_eq!(user.extra["authentication.kubernetes.io/node-name"], ["gone"]);
         assert_eq!(user.extra["authentication.kubernetes.io/credential-id"], ["JTI=j"]);

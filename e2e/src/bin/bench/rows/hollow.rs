@@ -29,6 +29,10 @@ stages:
   kind: Pod
   when: {deleted: false, phase: [Pending]}
   next: {phase: Running, ready: true}
+- name: pod-complete
+  kind: Pod
+  when: {deleted: false, phase: [Running], restartPolicy: [Never, OnFailure]}
+  next: {phase: Succeeded}
 - name: pod-delete
   kind: Pod
   when: {deleted: true}

@@ -23,6 +23,7 @@ mod services;
 mod start;
 mod up;
 mod watches;
+mod workloads;
 mod writes;
 
 use std::{fmt, future::Future, path::PathBuf, pin::Pin, sync::Arc};
@@ -82,6 +83,11 @@ pub const ROWS: &[Row] = &[
     row!("schedule-preempt", schedule::preemption, "pods that must evict others first"),
     row!("schedule-mixed", schedule::mixed, "a fifth of the pods fits nowhere"),
     row!("rollout", rollout::deployment, "a Deployment from 0 to 2,000 replicas on 100 hollow nodes, a rolling update, deletion"),
+    row!("job-5000", workloads::job, "an indexed Job of 5,000 completions on 100 hollow nodes, 1,000 at a time"),
+    row!("cronjobs-200", workloads::cron_jobs, "200 CronJobs that are due at once, until their Jobs are complete"),
+    row!("daemonset-1000", workloads::daemon_set, "a DaemonSet on 1,000 hollow nodes, and rolled"),
+    row!("statefulset-500", workloads::stateful_set, "a StatefulSet of 500 replicas that are made at once"),
+    row!("claims-1000", workloads::claims, "1,000 claims that wait for their pods, and local volumes of 100 hollow nodes"),
     row!("nodes-20000", scale::nodes, "20,000 hollow nodes that join at once, and stay Ready"),
     row!(
         "nodes-join-2000",

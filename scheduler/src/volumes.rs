@@ -3,6 +3,9 @@
 //! What a pod is going to be given is nobody else's from then on (`assume`), until the caches show it or it is given back.
 //! Source: `plugins/volumebinding/{binder,assume_cache}.go`.
 
+pub mod drivers;
+mod shelf;
+
 use std::{
     borrow::Borrow,
     collections::{BTreeSet, HashMap, HashSet},
@@ -14,7 +17,7 @@ use api::{
     Key,
     k8s::api::{
         core::v1::{PersistentVolume, PersistentVolumeClaim},
-        storage::v1::StorageClass,
+        storage::v1::{StorageClass, VolumeAttachment},
     },
     steps,
 };
@@ -23,10 +26,18 @@ use podspec::claims::{self, Wanted, claim_of};
 use reconcile::own_key;
 use tokio::sync::watch;
 
-use crate::{node::Facts, pod::PodInfo};
+use self::{
+    drivers::{Drivers, unique_name},
+    shelf::{Shelf, pin_of_volume},
+};
+use crate::{
+    node::{Facts, Slot},
+    pod::PodInfo,
+};
 
 pub const NODE_CONFLICT: &str = "node(s) didn't match PersistentVolume's node affinity";
 pub const BIND_CONFLICT: &str = "node(s) didn't find available persistent volumes to bind";
+pub const NO_SPACE: &str = "node(s) did not have enough free storage";
 pub const NO_VOLUME: &str = "node(s) unavailable due to one or more pvc(s) bound to non-existent pv(s)";
 
 type Claim = Arc<PersistentVolumeClaim>;
@@ -38,8 +49,9 @@ pub struct Volumes {
     claims: HashMap<Key, Claim>,
     volumes: HashMap<String, Volume>,
     classes: HashMap<String, Arc<StorageClass>>,
-    /// Those without a `claimRef`, by class: bytes and name.
-    free: HashMap<String, BTreeSet<(i64, String)>>,
+    pub drivers: Drivers,
+    /// Those without a `claimRef`, by class and by their nodes: bytes and name.
+    free: HashMap<String, Shelf<(i64, String)>>,
     /// The others, by their claim.
     reserved: HashMap<Key, BTreeSet<String>>,
     /// What claims are about to be given.
@@ -50,6 +62,8 @@ pub struct Volumes {
     volume_waits: HashMap<String, watch::Sender<Option<Volume>>>,
     /// The pods on nodes that use a claim.
     users: HashMap<Key, HashSet<Key>>,
+    /// The claims that pods of a node use, and how many pods each.
+    on_node: HashMap<Slot, HashMap<Key, u32>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -130,6 +144,40 @@ impl Volumes {
         self.claims.get(key)
     }
 
+    pub fn volume(&self, name: &str) -> Option<&Volume> {
+        self.volumes.get(name)
+    }
+
+    pub fn class(&self, name: &str) -> Option<&StorageClass> {
+        self.classes.get(name).map(Arc::as_ref)
+    }
+
+    /// The claims that pods of the node use, and how many pods each.
+    pub fn on_node(&self, node: Slot) -> Option<&HashMap<Key, u32>> {
+        self.on_node.get(&node)
+    }
+
+    /// The driver of a claim's volume, after what the volume is called; one that is still to be made is called by its claim. Upstream:
+    /// `getCSIDriverInfo`.
+    pub fn of_driver(&self, claim: &Key) -> Option<(String, String)> {
+        let claim = self.claims.get(claim)?;
+        match self.volumes.get(claims::volume_name(claim)) {
+            Some(volume) => unique_name(volume).map(|(driver, name)| (name, driver.to_owned())),
+            None => {
+                let (class, key) = (self.class(claims::class_of_claim(claim))?, own_key(&**claim));
+                // No handle begins so.
+                Some((format!("{}/\0{key}", class.provisioner), class.provisioner.clone()))
+            }
+        }
+    }
+
+    /// As [`Volumes::of_driver`], of what is attached. Upstream: `getNodeVolumeAttachmentInfo`.
+    pub fn of_attachment(&self, attachment: &VolumeAttachment) -> Option<(String, String)> {
+        let volume = self.volumes.get(attachment.spec.source.persistent_volume_name.as_ref()?)?;
+        let (driver, source) = (&attachment.spec.attacher, podspec::csi::source(volume)?);
+        Some((format!("{driver}/{}", source.volume_handle), driver.clone()))
+    }
+
     /// The claim as it changes from now on.
     pub fn follow_claim(&mut self, key: &Key) -> watch::Receiver<Option<Claim>> {
         let now = self.claims.get(key).cloned();
@@ -143,8 +191,9 @@ impl Volumes {
     }
 
     /// A pod came to a node (`by` > 0), or left it.
-    pub fn used(&mut self, pod: &PodInfo, by: i32) {
+    pub fn used(&mut self, pod: &PodInfo, node: Slot, by: i32) {
         for (claim, _) in names(pod) {
+            self.used_on(node, &claim, by);
             if by > 0 {
                 self.users.entry(claim).or_default().insert(pod.key.clone());
             } else if let Some(users) = self.users.get_mut(&claim) {
@@ -152,6 +201,22 @@ impl Volumes {
                 if users.is_empty() {
                     self.users.remove(&claim);
                 }
+            }
+        }
+    }
+
+    fn used_on(&mut self, node: Slot, claim: &Key, by: i32) {
+        if by > 0 {
+            *self.on_node.entry(node).or_default().entry(claim.clone()).or_default() += 1;
+        } else if let Some(claims) = self.on_node.get_mut(&node) {
+            if let Some(count) = claims.get_mut(claim) {
+                *count = count.saturating_sub(1);
+            }
+            if claims.get(claim) == Some(&0) {
+                claims.remove(claim);
+            }
+            if claims.is_empty() {
+                self.on_node.remove(&node);
             }
         }
     }
@@ -188,19 +253,18 @@ impl Volumes {
         });
         let found = self.find_unbound(&pod.delayed, node);
         match (bound, found) {
-            (Ok(()), Some(found)) => Ok(found),
-            (Ok(()), None) => Err(vec![BIND_CONFLICT]),
-            (Err(why), Some(_)) => Err(vec![why]),
-            (Err(NODE_CONFLICT), None) => Err(vec![NODE_CONFLICT, BIND_CONFLICT]),
-            (Err(why), None) => Err(vec![BIND_CONFLICT, why]),
+            (Ok(()), Ok(found)) => Ok(found),
+            (Ok(()), Err(why)) | (Err(why), Ok(_)) => Err(vec![why]),
+            (Err(NODE_CONFLICT), Err(why)) => Err(vec![NODE_CONFLICT, why]),
+            (Err(missing), Err(why)) => Err(vec![why, missing]),
         }
     }
 
-    fn find_unbound(&self, delayed: &[Claim], node: &Facts) -> Option<Found> {
+    fn find_unbound(&self, delayed: &[Claim], node: &Facts) -> Result<Found, &'static str> {
         let (mut found, mut chosen) = (Found::default(), HashSet::new());
         for claim in delayed {
             match self.selected_node(claim) {
-                Some(other) if other != node.name => return None,
+                Some(other) if other != node.name => return Err(BIND_CONFLICT),
                 Some(_) => found.provisions.push(claim.clone()),
                 None => match self.matching(claim, node, &chosen) {
                     Some(volume) => {
@@ -211,7 +275,8 @@ impl Volumes {
                 },
             }
         }
-        found.provisions.iter().all(|claim| self.can_be_made(claim, node)).then_some(found)
+        found.provisions.iter().try_for_each(|claim| self.can_be_made(claim, node))?;
+        Ok(found)
     }
 
     fn selected_node<'a>(&'a self, claim: &'a PersistentVolumeClaim) -> Option<&'a str> {
@@ -236,18 +301,32 @@ impl Volumes {
         if let Some(volume) = its.filter_map(|name| self.volumes.get(name)).find(is_its) {
             return Some(volume).filter(|volume| is_reachable(volume, node));
         }
-        let large_enough = self.free.get(wanted.class)?.range((wanted.bytes, String::new())..);
-        let open =
-            steps::counted(large_enough).filter(|(_, name)| !chosen.contains(name.as_str()) && !self.assumed_volumes.contains_key(name));
-        open.filter_map(|(_, name)| self.volumes.get(name)).find(|volume| wanted.takes(volume) && is_reachable(volume, node))
+        let is_open = |name: &String| !chosen.contains(name.as_str()) && !self.assumed_volumes.contains_key(name);
+        let fits = |name: &String| {
+            is_open(name) && self.volumes.get(name).is_some_and(|volume| wanted.takes(volume) && is_reachable(volume, node))
+        };
+        let first = |set: &'_ BTreeSet<(i64, String)>| {
+            let mut large_enough = steps::counted(set.range((wanted.bytes, String::new())..));
+            large_enough.find(|(_, name)| fits(name)).cloned()
+        };
+        // The smallest of those of the node and of those that any node could have.
+        let (_, smallest) = self.free.get(wanted.class)?.of(&node.labels).filter_map(first).min()?;
+        self.volumes.get(&smallest)
     }
 
     /// Upstream: `checkVolumeProvisions`.
-    fn can_be_made(&self, claim: &PersistentVolumeClaim, node: &Facts) -> bool {
-        self.classes.get(claims::class_of_claim(claim)).is_some_and(|class| {
-            let is_made = !class.provisioner.is_empty() && class.provisioner != claims::NO_PROVISIONER;
-            is_made && claims::topology_matches(class.allowed_topologies.as_deref().unwrap_or_default(), &node.labels)
-        })
+    fn can_be_made(&self, claim: &PersistentVolumeClaim, node: &Facts) -> Result<(), &'static str> {
+        let name = claims::class_of_claim(claim);
+        let class = self.class(name).ok_or(BIND_CONFLICT)?;
+        let is_made = !class.provisioner.is_empty() && class.provisioner != claims::NO_PROVISIONER;
+        if !is_made || !claims::topology_matches(class.allowed_topologies.as_deref().unwrap_or_default(), &node.labels) {
+            return Err(BIND_CONFLICT);
+        }
+        let asks = claim.spec.as_ref().is_some_and(|spec| {
+            spec.resources.as_ref().is_some_and(|all| all.requests.as_ref().is_some_and(|all| all.contains_key("storage")))
+        });
+        let has_room = self.drivers.has_room(&class.provisioner, name, asks.then(|| claims::requested(claim)), node);
+        if has_room { Ok(()) } else { Err(NO_SPACE) }
     }
 
     /// Nobody else is given what was found.
@@ -279,7 +358,7 @@ impl Volumes {
             Some(claim) => drop(self.reserved.entry(claim).or_default().insert(name.to_owned())),
             None => {
                 let of_class = self.free.entry(claims::class_of_volume(volume).to_owned()).or_default();
-                of_class.insert((claims::capacity(volume), name.to_owned()));
+                of_class.insert(pin_of_volume(volume), (claims::capacity(volume), name.to_owned()));
             }
         }
     }
@@ -293,7 +372,7 @@ impl Volumes {
                 }
             }
         } else if let Some(names) = self.free.get_mut(claims::class_of_volume(volume)) {
-            names.remove(&(claims::capacity(volume), name.to_owned()));
+            names.remove(pin_of_volume(volume), &(claims::capacity(volume), name.to_owned()));
             if names.is_empty() {
                 self.free.remove(claims::class_of_volume(volume));
             }
@@ -324,6 +403,7 @@ pub fn is_reachable(volume: &PersistentVolume, node: &Facts) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use api::k8s::api::storage::v1::{CSIDriver, CSIStorageCapacity};
     use serde_json::{Value, json};
 
     fn facts(name: &str) -> Facts {
@@ -440,6 +520,70 @@ mod tests {
         world.0.revert(&found);
         world.claim(&claim("c", 1, json!({"metadata": {"annotations": {"volume.kubernetes.io/selected-node": "b"}}})));
         assert_eq!((world.find(&["c"], "a"), world.find(&["c"], "b")), (Err(vec![BIND_CONFLICT]), of(&[], 1)));
+    }
+
+    /// Upstream: `TestCapacity`.
+    #[test]
+    fn volumes_are_made_where_their_driver_has_room() {
+        let driver = |tells: bool| -> CSIDriver {
+            serde_json::from_value(json!({"metadata": {"name": "example.com/p"}, "spec": {"storageCapacity": tells}})).unwrap()
+        };
+        let capacity = |class: &str, more: Value| -> Arc<CSIStorageCapacity> {
+            let mut whole = json!({"metadata": {"name": "c", "namespace": "d"}, "storageClassName": class});
+            whole.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            Arc::new(serde_json::from_value(whole).unwrap())
+        };
+        let on = |node: &str| json!({"matchLabels": {"kubernetes.io/hostname": node}});
+        let rows = [
+            ("room", "s", json!({"nodeTopology": on("a"), "capacity": "1Gi"}), true),
+            ("too little", "s", json!({"nodeTopology": on("a"), "capacity": "1023Mi"}), false),
+            ("elsewhere", "s", json!({"nodeTopology": on("b"), "capacity": "1Gi"}), false),
+            ("everywhere", "s", json!({"nodeTopology": {}, "capacity": "1Gi"}), true),
+            ("nowhere", "s", json!({"capacity": "1Gi"}), false),
+            ("of another class", "t", json!({"nodeTopology": on("a"), "capacity": "1Gi"}), false),
+            ("of unknown size", "s", json!({"nodeTopology": on("a")}), false),
+            ("in pieces", "s", json!({"nodeTopology": on("a"), "capacity": "1Gi", "maximumVolumeSize": "1Mi"}), false),
+            ("in one piece", "s", json!({"nodeTopology": on("a"), "capacity": "1Mi", "maximumVolumeSize": "1Gi"}), true),
+            (
+                "of two labels",
+                "s",
+                json!({"nodeTopology": {"matchLabels": {"kubernetes.io/hostname": "a", "rack": "r"}}, "capacity": "1Gi"}),
+                false,
+            ),
+        ];
+        for (what, class, more, fits) in rows {
+            let (mut world, key) = (World::new("example.com/p"), Key::new("d", "c"));
+            world.claim(&claim("c", 1, json!({})));
+            let capacity = capacity(class, more);
+            world.0.drivers.set_capacity(&key, Some(&capacity));
+            assert_eq!(world.find(&["c"], "a"), of(&[], 1), "{what}: the driver does not tell of its room");
+            world.0.drivers.set_driver("example.com/p", Some(&driver(false)));
+            assert_eq!(world.find(&["c"], "a"), of(&[], 1), "{what}: nor does it now");
+            world.0.drivers.set_driver("example.com/p", Some(&driver(true)));
+            assert_eq!(world.find(&["c"], "a"), if fits { of(&[], 1) } else { Err(vec![NO_SPACE]) }, "{what}");
+            world.0.drivers.set_capacity(&key, None);
+            assert_eq!(world.find(&["c"], "a"), Err(vec![NO_SPACE]), "{what}: gone");
+            world.volume(&volume("v", 1, "a", json!({})));
+            assert_eq!(world.find(&["c"], "a"), of(&["v"], 0), "{what}: there is one already");
+        }
+    }
+
+    #[test]
+    fn volumes_of_other_nodes_are_not_looked_at() {
+        let (mut world, mut costs, mut count) = (World::new(claims::NO_PROVISIONER), Vec::new(), 0);
+        world.claim(&claim("c", 1, json!({})));
+        world.volume(&volume("anywhere", 3, "a", json!({"nodeAffinity": null})));
+        for size in [100, 1_000, 10_000] {
+            while count < size {
+                world.volume(&volume(&format!("v{count}"), 2, &format!("n{count}"), json!({})));
+                count += 1;
+            }
+            let before = steps::so_far();
+            assert_eq!(world.find(&["c"], "n7"), of(&["v7"], 0));
+            assert_eq!(world.find(&["c"], "none"), of(&["anywhere"], 0));
+            costs.push(steps::so_far().wrapping_sub(before));
+        }
+        steps::must_not_grow("a claim on a node", &costs);
     }
 
     #[test]

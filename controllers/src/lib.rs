@@ -15,6 +15,7 @@ mod endpoints;
 mod endpointslice;
 mod endpointslicemirroring;
 mod ephemeral;
+mod expand;
 mod garbage;
 mod index;
 mod job;
@@ -144,6 +145,7 @@ const TABLE: &[Row] = &[
         s.run(attachdetach::Attachments::new(&s.attached, &s.config.clock, s.client()))
     }),
     ("attachdetach-controller", "attachdetach-controller", |s| s.run(attachdetach::Reports::new(&s.attached))),
+    ("expand-controller", "volume_expand", |s| s.run(expand::Expansion::new(s.caches))),
     ("ephemeral-volume-controller", "ephemeral_volume", |s| s.run(ephemeral::Ephemeral::new(s.caches, &s.users))),
     ("pvc-protection-controller", "pvc-protection-controller", |s| s.run(protection::Claims::new(s.caches, &s.users, s.client()))),
     ("pv-protection-controller", "pv-protection-controller", |s| s.run(protection::Volumes::new(s.caches))),

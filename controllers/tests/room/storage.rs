@@ -1,4 +1,4 @@
-//! Claims and volumes: bound by the real server's rules and roles, released, made for a node, attached and detached.
+//! Claims and volumes: bound by the real server's rules and roles, released, made for a node, enlarged, attached and detached.
 
 use api::{
     k8s::api::{
@@ -118,7 +118,7 @@ async fn a_directory_is_made_for_the_node_that_was_chosen() {
     let house = House::new().await;
     let classes = Api::<StorageClass>::all(house.door.admin());
     make(&house.claims, claim("waits", "skiff-local", json!({}))).await;
-    let class = json!({"metadata": {"name": "skiff-local"}, "provisioner": "skiff.dev/local", "volumeBindingMode": "WaitForFirstConsumer"});
+    let class = json!({"metadata": {"name": "skiff-local"}, "provisioner": "skiff.dev/local", "volumeBindingMode": "WaitForFirstConsumer", "allowVolumeExpansion": true});
     make(&classes, class).await;
     let storage = json!({"skiff.dev/local-storage": "/data/storage"});
     let node = json!({"metadata": {"name": "n1", "labels": {"kubernetes.io/hostname": "n1"}, "annotations": storage}});
@@ -133,6 +133,14 @@ async fn a_directory_is_made_for_the_node_that_was_chosen() {
     let name = format!("pvc-{}", bound.uid().unwrap());
     let volume = house.volume_is(&name, "Bound").await;
     assert_eq!(volume.spec.unwrap().local.unwrap().path, format!("/data/storage/{name}_default_waits"));
+    let larger = Patch::Merge(json!({"spec": {"resources": {"requests": {"storage": "3Gi"}}}}));
+    house.claims.patch("waits", &PatchParams::default(), &larger).await.unwrap();
+    until("the claim has what it asks for", async || {
+        let claim = house.claims.get("waits").await.unwrap();
+        (claim.status.unwrap().capacity.unwrap()["storage"].0 == "3Gi").then_some(())
+    })
+    .await;
+    assert_eq!(house.volumes.get(&name).await.unwrap().spec.unwrap().capacity.unwrap()["storage"].0, "3Gi");
     // Its node, and no other, may read it and delete it once it is over.
     let as_node = |node: &str| {
         Api::<PersistentVolume>::all(house.door.client(&format!("system:node:{node}"), &["system:nodes", "system:authenticated"]))

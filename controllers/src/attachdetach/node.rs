@@ -9,7 +9,7 @@ use reconcile::{Action, Controller, Plan, Wake};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::view::{Detach, Site, View, differ, moved, node_of};
+use super::view::{Detach, Site, View, changed, moved, node_of, stands_otherwise};
 
 pub struct Reports {
     view: View,
@@ -42,7 +42,9 @@ impl Controller for Reports {
         let handle = wake.handle();
         wake.on(&self.view.nodes, |_, _| {});
         self.view.nodes.on_change(move |old, new| {
-            let name = new.filter(|new| differ(old.map(Arc::as_ref), Some(new))).and_then(|node| node.metadata.name.clone());
+            let differs = stands_otherwise(old.map(Arc::as_ref), new.map(Arc::as_ref))
+                || !changed(old.map(Arc::as_ref), new.map(Arc::as_ref)).is_empty();
+            let name = new.filter(|_| differs).and_then(|node| node.metadata.name.clone());
             name.into_iter().map(key).for_each(&handle);
         });
         let (view, handle) = (self.view.clone(), wake.handle());

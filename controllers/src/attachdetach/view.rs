@@ -299,15 +299,21 @@ pub fn is_in_use(node: &Node, name: &str) -> bool {
     node.status.iter().flat_map(|status| status.volumes_in_use.iter().flatten()).any(|used| used == name)
 }
 
-/// Whether the nodes differ in anything that these loops look at.
-pub fn differ(old: Option<&Node>, new: Option<&Node>) -> bool {
+/// Whether the node differs in what decides about all of its volumes.
+pub fn stands_otherwise(old: Option<&Node>, new: Option<&Node>) -> bool {
     let (Some(old), Some(new)) = (old, new) else { return true };
-    let of = |node: &Node| node.status.as_ref().map(|status| (status.volumes_attached.clone(), status.volumes_in_use.clone()));
-    old.metadata.uid != new.metadata.uid
-        || annotation(&old.metadata, MANAGED) != annotation(&new.metadata, MANAGED)
-        || is_ready(old) != is_ready(new)
-        || is_out_of_service(old) != is_out_of_service(new)
-        || of(old) != of(new)
+    let of = |node: &Node| (annotation(&node.metadata, MANAGED).is_some(), is_ready(node), is_out_of_service(node));
+    old.metadata.uid != new.metadata.uid || of(old) != of(new)
+}
+
+/// The volumes that one of them lists or has mounted, and the other does not.
+pub fn changed(old: Option<&Node>, new: Option<&Node>) -> HashSet<String> {
+    let of = |node: Option<&Node>| -> HashSet<(bool, String)> {
+        let lists = node.into_iter().flat_map(listed).map(|name| (true, name.to_owned()));
+        let used = node.and_then(|node| node.status.as_ref()).into_iter().flat_map(|status| status.volumes_in_use.iter().flatten());
+        lists.chain(used.map(|name| (false, name.clone()))).collect()
+    };
+    of(old).symmetric_difference(&of(new)).map(|(_, name)| name.clone()).collect()
 }
 
 /// Whether the pods differ in whether they use volumes, and where.

@@ -29,7 +29,7 @@ use tokio::time::{Instant, timeout};
 
 use super::{
     told,
-    view::{Detach, Site, View, differ, is_in_use, listed, moved},
+    view::{Detach, Site, View, changed, is_in_use, listed, moved, stands_otherwise},
 };
 use crate::{
     catalog,
@@ -116,11 +116,12 @@ impl Controller for Attachments {
         wake.on(&self.view.nodes, |_, _| {});
         self.view.nodes.on_change(move |old, new| {
             let Some(name) = new.or(old).and_then(|node| node.metadata.name.as_deref()) else { return };
-            if differ(old.map(Arc::as_ref), new.map(Arc::as_ref)) {
-                let before = old.iter().flat_map(|node| listed(node)).map(str::to_owned);
-                let all: HashSet<String> = before.chain(view.names_at(name)).chain(view.used_at(name)).collect();
-                all.into_iter().map(key).for_each(&handle);
+            let (was, is) = (old.map(Arc::as_ref), new.map(Arc::as_ref));
+            let mut all = changed(was, is);
+            if stands_otherwise(was, is) {
+                all.extend(view.names_at(name).into_iter().chain(view.used_at(name)));
             }
+            all.into_iter().map(key).for_each(&handle);
         });
         // Drivers come and go with whoever installs them.
         let volumes = self.view.volumes.clone();

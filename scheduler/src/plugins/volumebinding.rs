@@ -411,6 +411,15 @@ mod tests {
         assert!(VolumeBinding.queueing_hint(&pod, &Change::VolumeChanged(&volume(Value::Null))));
         assert!(VolumeBinding.queueing_hint(&pod, &Change::VolumeChanged(&volume(json!({"namespace": "default", "name": "mine"})))));
         assert!(!VolumeBinding.queueing_hint(&pod, &Change::VolumeChanged(&volume(json!({"namespace": "default", "name": "other"})))));
+        let driver = |tells: bool| serde_json::from_value(json!({"metadata": {"name": "d"}, "spec": {"storageCapacity": tells}})).unwrap();
+        assert!(VolumeBinding.queueing_hint(&pod, &Change::DriverChanged(&driver(true), Some(&driver(false)))));
+        assert!(VolumeBinding.queueing_hint(&pod, &Change::DriverChanged(&driver(true), None)));
+        assert!(!VolumeBinding.queueing_hint(&pod, &Change::DriverChanged(&driver(false), Some(&driver(true)))));
+        let room =
+            |size: &str| serde_json::from_value(json!({"metadata": {"name": "c"}, "storageClassName": "s", "capacity": size})).unwrap();
+        assert!(VolumeBinding.queueing_hint(&pod, &Change::CapacityChanged(None, &room("1Gi"))));
+        assert!(VolumeBinding.queueing_hint(&pod, &Change::CapacityChanged(Some(&room("1Gi")), &room("2Gi"))));
+        assert!(!VolumeBinding.queueing_hint(&pod, &Change::CapacityChanged(Some(&room("2Gi")), &room("1Gi"))));
     }
 
     #[test]

@@ -1,18 +1,12 @@
 //! What is wanted and attached -> the page of metrics. Source: `pkg/controller/volume/attachdetach/metrics/metrics.go`.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    sync::Arc,
-};
+use std::collections::{BTreeMap, HashMap};
 
 use api::metrics::{self, Family};
 use parking_lot::Mutex;
 use podspec::csi;
 
-use super::view::Memory;
-
-/// By what nodes call the volume. Bounded by the volumes of drivers that are attached or used.
-pub type Memories = Arc<Mutex<HashMap<String, Memory>>>;
+use super::memory::{Memories, Memory};
 
 static FORCED: Family = Family::counter(
     "attach_detach_controller_attachdetach_controller_forced_detaches",

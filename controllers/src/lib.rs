@@ -1,6 +1,7 @@
 //! The cluster's will: what users asked for -> objects that make it so. One file per controller, one visible table.
 
 mod amount;
+mod attachdetach;
 mod bootstrap;
 mod catalog;
 mod census;
@@ -14,6 +15,7 @@ mod endpoints;
 mod endpointslice;
 mod endpointslicemirroring;
 mod ephemeral;
+mod expand;
 mod garbage;
 mod index;
 mod job;
@@ -99,6 +101,7 @@ pub struct Start<'a> {
     on_node: index::ByNode,
     users: index::ByClaim,
     shelf: persistentvolume::Shelf,
+    attached: attachdetach::View,
     /// What the garbage collector watches is told from there.
     census: census::Census,
     #[cfg(test)]
@@ -138,6 +141,9 @@ const TABLE: &[Row] = &[
     ("persistent-volume-binder", "persistentvolume-controller", |s| s.run(persistentvolume::Claims::of(s))),
     ("persistent-volume-binder", "persistentvolume-controller", |s| s.run(persistentvolume::Volumes::new(s.caches, &s.shelf, s.client()))),
     ("persistent-volume-binder", "skiff.dev/local", |s| s.run(localstorage::LocalStorage::new(s.caches, &s.users))),
+    ("attachdetach-controller", "attachdetach-controller", |s| s.run(attachdetach::Attachments::of(s))),
+    ("attachdetach-controller", "attachdetach-controller", |s| s.run(attachdetach::Reports::new(&s.attached))),
+    ("expand-controller", "volume_expand", |s| s.run(expand::Expansion::new(s.caches))),
     ("ephemeral-volume-controller", "ephemeral_volume", |s| s.run(ephemeral::Ephemeral::new(s.caches, &s.users))),
     ("pvc-protection-controller", "pvc-protection-controller", |s| s.run(protection::Claims::new(s.caches, &s.users, s.client()))),
     ("pv-protection-controller", "pv-protection-controller", |s| s.run(protection::Volumes::new(s.caches))),
@@ -164,6 +170,7 @@ pub fn start(config: &Config, caches: &Caches, clients: ClientFor<'_>, group: &G
     let (owned, selected) = (owned::Owned::new(&caches.of()), Arc::new(services::Selected::new(caches)));
     let (on_node, users) = (index::by_node(&caches.of()), index::by_claim(&caches.of()));
     let shelf = persistentvolume::Shelf::of(&caches.of(), &caches.of());
+    let attached = attachdetach::View::new(caches, &users, &on_node);
     let start = Start {
         config,
         caches,
@@ -174,6 +181,7 @@ pub fn start(config: &Config, caches: &Caches, clients: ClientFor<'_>, group: &G
         on_node,
         users,
         shelf,
+        attached,
         census: census::Census::default(),
         #[cfg(test)]
         stills: None,

@@ -92,6 +92,7 @@ impl World {
         let (group, stills) = (Group::new(), Stills::default());
         let caches = Caches::unfollowed(client.clone(), group.clone());
         let config = crate::Config::of_tests();
+        let (on_node, users) = (crate::index::by_node(&caches.of()), crate::index::by_claim(&caches.of()));
         let start = Start {
             config: &config,
             caches: &caches,
@@ -99,9 +100,10 @@ impl World {
             group: &group,
             owned: Owned::new(&caches.of()),
             selected: Arc::new(Selected::new(&caches)),
-            on_node: crate::index::by_node(&caches.of()),
-            users: crate::index::by_claim(&caches.of()),
+            on_node: on_node.clone(),
+            users: users.clone(),
             shelf: crate::persistentvolume::Shelf::of(&caches.of(), &caches.of()),
+            attached: crate::attachdetach::View::new(&caches, &users, &on_node),
             census: Census::default(),
             stills: Some(stills.clone()),
         };

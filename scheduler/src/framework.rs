@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use api::k8s::api::{
     core::v1::{PersistentVolume, PersistentVolumeClaim},
-    storage::v1::StorageClass,
+    storage::v1::{CSIDriver, CSINode, CSIStorageCapacity, StorageClass, VolumeAttachment},
 };
 
 pub use ask::{Ask, PreFilter, PreFilterResult, signature};
@@ -141,6 +141,13 @@ pub enum Change<'a> {
     ClaimChanged(&'a PersistentVolumeClaim),
     VolumeChanged(&'a PersistentVolume),
     ClassChanged(Option<&'a StorageClass>, &'a StorageClass),
+    /// What drivers a node has.
+    NodeDriversChanged(Option<&'a CSINode>, &'a CSINode),
+    /// Its attachment is gone.
+    VolumeDetached(&'a VolumeAttachment),
+    /// `None`: it is gone.
+    DriverChanged(&'a CSIDriver, Option<&'a CSIDriver>),
+    CapacityChanged(Option<&'a CSIStorageCapacity>, &'a CSIStorageCapacity),
 }
 
 /// A node that a pod has left.

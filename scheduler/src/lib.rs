@@ -42,7 +42,7 @@ mod volumes;
 
 /// Binds pods with `schedulerName: default-scheduler` until the group stops.
 ///
-/// `client` acts as `system:kube-scheduler`; `caches` may read nodes, pods, namespaces, services, replication controllers, replica sets and disruption budgets, claims, volumes and their classes.
+/// `client` acts as `system:kube-scheduler`; `caches` may read nodes, pods, namespaces, services, replication controllers, replica sets and disruption budgets, claims, volumes and their classes, and what CSI drivers, their nodes, attachments and capacities are.
 pub fn start(client: client::kube::Client, caches: &client::Caches, group: &api::task::Group) {
     run::start(client, caches, group);
 }

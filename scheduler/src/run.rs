@@ -3,6 +3,7 @@
 //! Caches' handlers and the loop share one locked state: a plan sees all changes up to it, and none falls between a plan and its result.
 
 mod binding;
+mod storage;
 #[cfg(test)]
 mod tests;
 
@@ -12,9 +13,8 @@ use api::{
     Key,
     faults::catch_all,
     k8s::api::{
-        core::v1::{Namespace, Node, PersistentVolume, PersistentVolumeClaim},
+        core::v1::{Namespace, Node},
         policy::v1::PodDisruptionBudget,
-        storage::v1::StorageClass,
     },
     task::Group,
     time::Timestamp,
@@ -30,6 +30,7 @@ use serde_json::{Value, json};
 use tokio::{sync::Notify, time::Instant};
 use tracing::Instrument;
 
+use self::storage::Storage;
 use crate::{
     act::{Act, is_gone},
     framework::{Plugins, WaitingPods},
@@ -62,7 +63,7 @@ fn start_with(plugins: Plugins, preparing_max: usize, client: kube::Client, cach
         recorder,
         pods: caches.of(),
         budgets: caches.of(),
-        storage: Storage { claims: caches.of(), volumes: caches.of(), classes: caches.of() },
+        storage: Storage::new(caches),
         siblings: Siblings::new(caches),
         waiting: state.waiting.clone(),
         state: Mutex::new(state),
@@ -74,13 +75,6 @@ fn start_with(plugins: Plugins, preparing_max: usize, client: kube::Client, cach
     told::follow(move || followed.upgrade().map(|scheduler| scheduler.pending()));
     group.spawn_loop(SCHEDULER, Box::pin(scheduler.clone().run(nodes, namespaces)));
     scheduler
-}
-
-/// What pods' volumes are made of.
-struct Storage {
-    claims: Cache<PersistentVolumeClaim>,
-    volumes: Cache<PersistentVolume>,
-    classes: Cache<StorageClass>,
 }
 
 struct Scheduler {
@@ -112,7 +106,11 @@ impl Scheduler {
             let key = Key::new(meta.namespace.as_deref().unwrap_or(""), meta.name.as_deref().unwrap_or(""));
             this.state.lock().snapshot.budgets.set(&key, new.map(|budget| &**budget));
         });
-        self.clone().wire_storage();
+        let this = self.clone();
+        self.storage.on_change(move |change| {
+            change(&mut this.state.lock());
+            this.woken.notify_one();
+        });
         let this = self.clone();
         nodes.on_change(move |old, new| {
             this.state.lock().node_changed(old, new);
@@ -131,30 +129,8 @@ impl Scheduler {
         });
     }
 
-    fn wire_storage(self: Arc<Self>) {
-        let this = self.clone();
-        self.storage.classes.on_change(move |old, new| {
-            let Some(class) = new.or(old) else { return };
-            this.state.lock().class_changed(class.metadata.name.as_deref().unwrap_or_default(), old, new);
-            this.woken.notify_one();
-        });
-        let this = self.clone();
-        self.storage.volumes.on_change(move |old, new| {
-            let Some(volume) = new.or(old) else { return };
-            this.state.lock().volume_changed(volume.metadata.name.as_deref().unwrap_or_default(), new);
-            this.woken.notify_one();
-        });
-        let this = self.clone();
-        self.storage.claims.on_change(move |old, new| {
-            let Some(claim) = new.or(old) else { return };
-            this.state.lock().claim_changed(&own_key(&**claim), new);
-            this.woken.notify_one();
-        });
-    }
-
     async fn run(self: Arc<Self>, nodes: Cache<Node>, namespaces: Cache<Namespace>) {
-        let Storage { claims, volumes, classes } = &self.storage;
-        tokio::join!(claims.synced(), volumes.synced(), classes.synced());
+        self.storage.synced().await;
         tokio::join!(nodes.synced(), namespaces.synced(), self.pods.synced(), self.budgets.synced(), self.siblings.synced());
         let mut in_flight: FuturesUnordered<BoxFuture<'_, ()>> = FuturesUnordered::new();
         let mut preparing: FuturesUnordered<BoxFuture<'_, Option<Box<Binding>>>> = FuturesUnordered::new();

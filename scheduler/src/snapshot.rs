@@ -312,7 +312,7 @@ impl Snapshot {
     }
 
     fn count(&mut self, info: &PodInfo, slot: Slot, by: i32) {
-        self.volumes.used(info, by);
+        self.volumes.used(info, slot, by);
         self.counters.update(info, slot, by, &self.namespaces, &self.topologies);
         for (term, force) in forces(info) {
             let topology = self.topology(&term.topology_key);

@@ -1,16 +1,10 @@
 //! Changes of nodes and pods, and the next pod -> what is to be written. All that the scheduler knows; no I/O, time and random numbers come in.
 
+mod storage;
+
 use std::sync::Arc;
 
-use api::{
-    Key,
-    faults::catch,
-    k8s::api::{
-        core::v1::{Node, PersistentVolume, PersistentVolumeClaim},
-        storage::v1::StorageClass,
-    },
-    selector::Labels,
-};
+use api::{faults::catch, k8s::api::core::v1::Node, selector::Labels};
 use client::pods::Pod;
 use tokio::time::Instant;
 
@@ -235,27 +229,6 @@ impl State {
         }
     }
 
-    pub fn claim_changed(&mut self, key: &Key, new: Option<&Arc<PersistentVolumeClaim>>) {
-        self.snapshot.volumes.set_claim(key, new);
-        if let Some(new) = new {
-            self.queue.changed(&Change::ClaimChanged(new), Instant::now());
-        }
-    }
-
-    pub fn volume_changed(&mut self, name: &str, new: Option<&Arc<PersistentVolume>>) {
-        self.snapshot.volumes.set_volume(name, new);
-        if let Some(new) = new {
-            self.queue.changed(&Change::VolumeChanged(new), Instant::now());
-        }
-    }
-
-    pub fn class_changed(&mut self, name: &str, old: Option<&Arc<StorageClass>>, new: Option<&Arc<StorageClass>>) {
-        self.snapshot.volumes.set_class(name, new);
-        if let Some(new) = new {
-            self.queue.changed(&Change::ClassChanged(old.map(Arc::as_ref), new), Instant::now());
-        }
-    }
-
     pub fn pod_changed(&mut self, old: Option<&Arc<Pod>>, new: Option<&Arc<Pod>>) {
         let now = Instant::now();
         let same = old.zip(new).is_some_and(|(old, new)| old.metadata.uid == new.metadata.uid);
@@ -314,6 +287,7 @@ mod tests {
         probe::{Probe, answers, long, reserved, table},
         tests::{node, pod},
     };
+    use api::Key;
     use serde_json::json;
     use std::time::Duration;
 

@@ -3,6 +3,11 @@
 //! What a pod is going to be given is nobody else's from then on (`assume`), until the caches show it or it is given back.
 //! Source: `plugins/volumebinding/{binder,assume_cache}.go`.
 
+pub mod drivers;
+mod shelf;
+#[cfg(test)]
+mod tests;
+
 use std::{
     borrow::Borrow,
     collections::{BTreeSet, HashMap, HashSet},
@@ -14,7 +19,7 @@ use api::{
     Key,
     k8s::api::{
         core::v1::{PersistentVolume, PersistentVolumeClaim},
-        storage::v1::StorageClass,
+        storage::v1::{StorageClass, VolumeAttachment},
     },
     steps,
 };
@@ -23,10 +28,18 @@ use podspec::claims::{self, Wanted, claim_of};
 use reconcile::own_key;
 use tokio::sync::watch;
 
-use crate::{node::Facts, pod::PodInfo};
+use self::{
+    drivers::{Drivers, unique_name},
+    shelf::{Shelf, pin_of_volume},
+};
+use crate::{
+    node::{Facts, Slot},
+    pod::PodInfo,
+};
 
 pub const NODE_CONFLICT: &str = "node(s) didn't match PersistentVolume's node affinity";
 pub const BIND_CONFLICT: &str = "node(s) didn't find available persistent volumes to bind";
+pub const NO_SPACE: &str = "node(s) did not have enough free storage";
 pub const NO_VOLUME: &str = "node(s) unavailable due to one or more pvc(s) bound to non-existent pv(s)";
 
 type Claim = Arc<PersistentVolumeClaim>;
@@ -38,8 +51,9 @@ pub struct Volumes {
     claims: HashMap<Key, Claim>,
     volumes: HashMap<String, Volume>,
     classes: HashMap<String, Arc<StorageClass>>,
-    /// Those without a `claimRef`, by class: bytes and name.
-    free: HashMap<String, BTreeSet<(i64, String)>>,
+    pub drivers: Drivers,
+    /// Those without a `claimRef`, by class and by their nodes: bytes and name.
+    free: HashMap<String, Shelf<(i64, String)>>,
     /// The others, by their claim.
     reserved: HashMap<Key, BTreeSet<String>>,
     /// What claims are about to be given.
@@ -50,6 +64,8 @@ pub struct Volumes {
     volume_waits: HashMap<String, watch::Sender<Option<Volume>>>,
     /// The pods on nodes that use a claim.
     users: HashMap<Key, HashSet<Key>>,
+    /// The claims that pods of a node use, and how many pods each.
+    on_node: HashMap<Slot, HashMap<Key, u32>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -130,6 +146,40 @@ impl Volumes {
         self.claims.get(key)
     }
 
+    pub fn volume(&self, name: &str) -> Option<&Volume> {
+        self.volumes.get(name)
+    }
+
+    pub fn class(&self, name: &str) -> Option<&StorageClass> {
+        self.classes.get(name).map(Arc::as_ref)
+    }
+
+    /// The claims that pods of the node use, and how many pods each.
+    pub fn on_node(&self, node: Slot) -> Option<&HashMap<Key, u32>> {
+        self.on_node.get(&node)
+    }
+
+    /// The driver of a claim's volume, after what the volume is called; one that is still to be made is called by its claim. Upstream:
+    /// `getCSIDriverInfo`.
+    pub fn of_driver(&self, claim: &Key) -> Option<(String, String)> {
+        let claim = self.claims.get(claim)?;
+        match self.volumes.get(claims::volume_name(claim)) {
+            Some(volume) => unique_name(volume).map(|(driver, name)| (name, driver.to_owned())),
+            None => {
+                let (class, key) = (self.class(claims::class_of_claim(claim))?, own_key(&**claim));
+                // No handle begins so.
+                Some((format!("{}/\0{key}", class.provisioner), class.provisioner.clone()))
+            }
+        }
+    }
+
+    /// As [`Volumes::of_driver`], of what is attached. Upstream: `getNodeVolumeAttachmentInfo`.
+    pub fn of_attachment(&self, attachment: &VolumeAttachment) -> Option<(String, String)> {
+        let volume = self.volumes.get(attachment.spec.source.persistent_volume_name.as_ref()?)?;
+        let (driver, source) = (&attachment.spec.attacher, podspec::csi::source(volume)?);
+        Some((format!("{driver}/{}", source.volume_handle), driver.clone()))
+    }
+
     /// The claim as it changes from now on.
     pub fn follow_claim(&mut self, key: &Key) -> watch::Receiver<Option<Claim>> {
         let now = self.claims.get(key).cloned();
@@ -143,8 +193,9 @@ impl Volumes {
     }
 
     /// A pod came to a node (`by` > 0), or left it.
-    pub fn used(&mut self, pod: &PodInfo, by: i32) {
+    pub fn used(&mut self, pod: &PodInfo, node: Slot, by: i32) {
         for (claim, _) in names(pod) {
+            self.used_on(node, &claim, by);
             if by > 0 {
                 self.users.entry(claim).or_default().insert(pod.key.clone());
             } else if let Some(users) = self.users.get_mut(&claim) {
@@ -152,6 +203,22 @@ impl Volumes {
                 if users.is_empty() {
                     self.users.remove(&claim);
                 }
+            }
+        }
+    }
+
+    fn used_on(&mut self, node: Slot, claim: &Key, by: i32) {
+        if by > 0 {
+            *self.on_node.entry(node).or_default().entry(claim.clone()).or_default() += 1;
+        } else if let Some(claims) = self.on_node.get_mut(&node) {
+            if let Some(count) = claims.get_mut(claim) {
+                *count = count.saturating_sub(1);
+            }
+            if claims.get(claim) == Some(&0) {
+                claims.remove(claim);
+            }
+            if claims.is_empty() {
+                self.on_node.remove(&node);
             }
         }
     }
@@ -188,19 +255,18 @@ impl Volumes {
         });
         let found = self.find_unbound(&pod.delayed, node);
         match (bound, found) {
-            (Ok(()), Some(found)) => Ok(found),
-            (Ok(()), None) => Err(vec![BIND_CONFLICT]),
-            (Err(why), Some(_)) => Err(vec![why]),
-            (Err(NODE_CONFLICT), None) => Err(vec![NODE_CONFLICT, BIND_CONFLICT]),
-            (Err(why), None) => Err(vec![BIND_CONFLICT, why]),
+            (Ok(()), Ok(found)) => Ok(found),
+            (Ok(()), Err(why)) | (Err(why), Ok(_)) => Err(vec![why]),
+            (Err(NODE_CONFLICT), Err(why)) => Err(vec![NODE_CONFLICT, why]),
+            (Err(missing), Err(why)) => Err(vec![why, missing]),
         }
     }
 
-    fn find_unbound(&self, delayed: &[Claim], node: &Facts) -> Option<Found> {
+    fn find_unbound(&self, delayed: &[Claim], node: &Facts) -> Result<Found, &'static str> {
         let (mut found, mut chosen) = (Found::default(), HashSet::new());
         for claim in delayed {
             match self.selected_node(claim) {
-                Some(other) if other != node.name => return None,
+                Some(other) if other != node.name => return Err(BIND_CONFLICT),
                 Some(_) => found.provisions.push(claim.clone()),
                 None => match self.matching(claim, node, &chosen) {
                     Some(volume) => {
@@ -211,7 +277,8 @@ impl Volumes {
                 },
             }
         }
-        found.provisions.iter().all(|claim| self.can_be_made(claim, node)).then_some(found)
+        found.provisions.iter().try_for_each(|claim| self.can_be_made(claim, node))?;
+        Ok(found)
     }
 
     fn selected_node<'a>(&'a self, claim: &'a PersistentVolumeClaim) -> Option<&'a str> {
@@ -236,18 +303,32 @@ impl Volumes {
         if let Some(volume) = its.filter_map(|name| self.volumes.get(name)).find(is_its) {
             return Some(volume).filter(|volume| is_reachable(volume, node));
         }
-        let large_enough = self.free.get(wanted.class)?.range((wanted.bytes, String::new())..);
-        let open =
-            steps::counted(large_enough).filter(|(_, name)| !chosen.contains(name.as_str()) && !self.assumed_volumes.contains_key(name));
-        open.filter_map(|(_, name)| self.volumes.get(name)).find(|volume| wanted.takes(volume) && is_reachable(volume, node))
+        let is_open = |name: &String| !chosen.contains(name.as_str()) && !self.assumed_volumes.contains_key(name);
+        let fits = |name: &String| {
+            is_open(name) && self.volumes.get(name).is_some_and(|volume| wanted.takes(volume) && is_reachable(volume, node))
+        };
+        let first = |set: &'_ BTreeSet<(i64, String)>| {
+            let mut large_enough = steps::counted(set.range((wanted.bytes, String::new())..));
+            large_enough.find(|(_, name)| fits(name)).cloned()
+        };
+        // The smallest of those of the node and of those that any node could have.
+        let (_, smallest) = self.free.get(wanted.class)?.of(&node.labels).filter_map(first).min()?;
+        self.volumes.get(&smallest)
     }
 
     /// Upstream: `checkVolumeProvisions`.
-    fn can_be_made(&self, claim: &PersistentVolumeClaim, node: &Facts) -> bool {
-        self.classes.get(claims::class_of_claim(claim)).is_some_and(|class| {
-            let is_made = !class.provisioner.is_empty() && class.provisioner != claims::NO_PROVISIONER;
-            is_made && claims::topology_matches(class.allowed_topologies.as_deref().unwrap_or_default(), &node.labels)
-        })
+    fn can_be_made(&self, claim: &PersistentVolumeClaim, node: &Facts) -> Result<(), &'static str> {
+        let name = claims::class_of_claim(claim);
+        let class = self.class(name).ok_or(BIND_CONFLICT)?;
+        let is_made = !class.provisioner.is_empty() && class.provisioner != claims::NO_PROVISIONER;
+        if !is_made || !claims::topology_matches(class.allowed_topologies.as_deref().unwrap_or_default(), &node.labels) {
+            return Err(BIND_CONFLICT);
+        }
+        let asks = claim.spec.as_ref().is_some_and(|spec| {
+            spec.resources.as_ref().is_some_and(|all| all.requests.as_ref().is_some_and(|all| all.contains_key("storage")))
+        });
+        let has_room = self.drivers.has_room(&class.provisioner, name, asks.then(|| claims::requested(claim)), node);
+        if has_room { Ok(()) } else { Err(NO_SPACE) }
     }
 
     /// Nobody else is given what was found.
@@ -279,7 +360,7 @@ impl Volumes {
             Some(claim) => drop(self.reserved.entry(claim).or_default().insert(name.to_owned())),
             None => {
                 let of_class = self.free.entry(claims::class_of_volume(volume).to_owned()).or_default();
-                of_class.insert((claims::capacity(volume), name.to_owned()));
+                of_class.insert(pin_of_volume(volume), (claims::capacity(volume), name.to_owned()));
             }
         }
     }
@@ -293,7 +374,7 @@ impl Volumes {
                 }
             }
         } else if let Some(names) = self.free.get_mut(claims::class_of_volume(volume)) {
-            names.remove(&(claims::capacity(volume), name.to_owned()));
+            names.remove(pin_of_volume(volume), &(claims::capacity(volume), name.to_owned()));
             if names.is_empty() {
                 self.free.remove(claims::class_of_volume(volume));
             }
@@ -319,152 +400,4 @@ pub fn is_reachable(volume: &PersistentVolume, node: &Facts) -> bool {
     let required = volume.spec.as_ref().and_then(|spec| spec.node_affinity.as_ref()?.required.as_ref());
     let node = NamedLabels { name: "", labels: &node.labels };
     required.is_none_or(|required| required.node_selector_terms.iter().any(|term| term_matches(term, node)))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::{Value, json};
-
-    fn facts(name: &str) -> Facts {
-        Facts { name: name.into(), labels: [("kubernetes.io/hostname".to_owned(), name.to_owned())].into(), ..Facts::default() }
-    }
-
-    fn on(node: &str) -> Value {
-        json!({"required": {"nodeSelectorTerms": [{"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "In", "values": [node]}]}]}})
-    }
-
-    fn volume(name: &str, gigabytes: u32, node: &str, more: Value) -> Volume {
-        let mut spec = json!({"accessModes": ["ReadWriteOnce"], "capacity": {"storage": format!("{gigabytes}Gi")}, "storageClassName": "s", "nodeAffinity": on(node)});
-        spec.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-        Arc::new(serde_json::from_value(json!({"metadata": {"name": name}, "spec": spec, "status": {"phase": "Available"}})).unwrap())
-    }
-
-    fn claim(name: &str, gigabytes: u32, more: Value) -> Claim {
-        let mut whole = json!({"metadata": {"name": name, "namespace": "n", "uid": name}, "spec": {"accessModes": ["ReadWriteOnce"], "storageClassName": "s",
-            "resources": {"requests": {"storage": format!("{gigabytes}Gi")}}}});
-        for (part, fields) in more.as_object().unwrap() {
-            whole[part].as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
-        }
-        Arc::new(serde_json::from_value(whole).unwrap())
-    }
-
-    fn class(provisioner: &str, topologies: Value) -> Arc<StorageClass> {
-        let said = json!({"metadata": {"name": "s"}, "provisioner": provisioner, "volumeBindingMode": "WaitForFirstConsumer", "allowedTopologies": topologies});
-        Arc::new(serde_json::from_value(said).unwrap())
-    }
-
-    struct World(Volumes);
-
-    impl World {
-        fn new(provisioner: &str) -> Self {
-            let mut volumes = Volumes::default();
-            volumes.set_class("s", Some(&class(provisioner, Value::Null)));
-            Self(volumes)
-        }
-
-        fn volume(&mut self, volume: &Volume) {
-            self.0.set_volume(volume.metadata.name.as_deref().unwrap(), Some(volume));
-        }
-
-        fn claim(&mut self, claim: &Claim) {
-            self.0.set_claim(&own_key(&**claim), Some(claim));
-        }
-
-        fn pod(&self, names: &[&str]) -> PodClaims {
-            self.0.of_pod(names.iter().map(|name| Key::new("n", name)))
-        }
-
-        /// The volumes, and the claims that get a new one.
-        fn find(&self, names: &[&str], node: &str) -> Result<(Vec<String>, usize), Vec<&'static str>> {
-            let found = self.0.find(&self.pod(names), &facts(node))?;
-            Ok((found.bindings.iter().map(|(_, volume)| volume.metadata.name.clone().unwrap()).collect(), found.provisions.len()))
-        }
-
-        fn assume(&mut self, names: &[&str], node: &str) -> Found {
-            let found = self.0.find(&self.pod(names), &facts(node)).unwrap();
-            self.0.assume(&found, node);
-            found
-        }
-    }
-
-    fn of(names: &[&str], made: usize) -> Result<(Vec<String>, usize), Vec<&'static str>> {
-        Ok((names.iter().map(|name| (*name).to_owned()).collect(), made))
-    }
-
-    #[test]
-    fn claims_get_the_smallest_volumes_of_the_node() {
-        let mut world = World::new(claims::NO_PROVISIONER);
-        for (name, size, node) in [("a-10", 10, "a"), ("a-2", 2, "a"), ("b-1", 1, "b")] {
-            world.volume(&volume(name, size, node, json!({})));
-        }
-        world.claim(&claim("large", 5, json!({})));
-        world.claim(&claim("small", 1, json!({})));
-        assert_eq!(world.find(&["large", "small"], "a"), of(&["a-2", "a-10"], 0));
-        assert_eq!(world.find(&["small"], "b"), of(&["b-1"], 0));
-        assert_eq!(world.find(&["large", "small"], "b"), Err(vec![BIND_CONFLICT]));
-        assert_eq!(world.find(&["small"], "c"), Err(vec![BIND_CONFLICT]));
-    }
-
-    #[test]
-    fn what_is_assumed_is_nobody_elses_until_it_is_given_back() {
-        let mut world = World::new(claims::NO_PROVISIONER);
-        world.volume(&volume("v", 1, "a", json!({})));
-        ["one", "two"].iter().for_each(|name| world.claim(&claim(name, 1, json!({}))));
-        let found = world.assume(&["one"], "a");
-        assert_eq!(world.find(&["two"], "a"), Err(vec![BIND_CONFLICT]));
-        assert_eq!(world.find(&["one"], "a"), of(&["v"], 0), "another pod of the same claim");
-        assert_eq!(world.find(&["one"], "b"), Err(vec![BIND_CONFLICT]));
-        world.0.revert(&found);
-        assert_eq!(world.find(&["two"], "a"), of(&["v"], 0));
-        // Written: the cache shows it.
-        world.assume(&["one"], "a");
-        world.volume(&volume("v", 1, "a", json!({"claimRef": {"namespace": "n", "name": "one", "uid": "one"}})));
-        assert!(world.0.assumed.is_empty() && world.0.assumed_volumes.is_empty());
-        assert_eq!((world.find(&["one"], "a"), world.find(&["two"], "a")), (of(&["v"], 0), Err(vec![BIND_CONFLICT])));
-    }
-
-    #[test]
-    fn volumes_are_made_where_the_class_lets_them_be() {
-        let mut world = World::new("example.com/p");
-        world.claim(&claim("c", 1, json!({})));
-        assert_eq!(world.find(&["c"], "a"), of(&[], 1));
-        world.0.set_class(
-            "s",
-            Some(&class("example.com/p", json!([{"matchLabelExpressions": [{"key": "kubernetes.io/hostname", "values": ["b"]}]}]))),
-        );
-        assert_eq!((world.find(&["c"], "a"), world.find(&["c"], "b")), (Err(vec![BIND_CONFLICT]), of(&[], 1)));
-        world.0.set_class("s", Some(&class("example.com/p", Value::Null)));
-        let found = world.assume(&["c"], "a");
-        assert_eq!(world.find(&["c"], "b"), Err(vec![BIND_CONFLICT]), "it is made on another node");
-        world.0.revert(&found);
-        world.claim(&claim("c", 1, json!({"metadata": {"annotations": {"volume.kubernetes.io/selected-node": "b"}}})));
-        assert_eq!((world.find(&["c"], "a"), world.find(&["c"], "b")), (Err(vec![BIND_CONFLICT]), of(&[], 1)));
-    }
-
-    #[test]
-    fn bound_claims_are_had_where_their_volumes_are() {
-        let mut world = World::new("example.com/p");
-        let bound = json!({"metadata": {"annotations": {"pv.kubernetes.io/bind-completed": "yes"}}, "spec": {"volumeName": "v"}});
-        world.claim(&claim("c", 1, bound));
-        assert_eq!(world.find(&["c"], "a"), Err(vec![NO_VOLUME]));
-        world.volume(&volume("v", 1, "a", json!({"claimRef": {"namespace": "n", "name": "c", "uid": "c"}})));
-        assert_eq!((world.find(&["c"], "a"), world.find(&["c"], "b")), (of(&[], 0), Err(vec![NODE_CONFLICT])));
-        // Named, and not bound: the binder is to do that at once.
-        world.claim(&claim("named", 1, json!({"spec": {"volumeName": "v"}})));
-        assert_eq!(world.pod(&["named"]).immediate, 1);
-    }
-
-    #[test]
-    fn who_waits_is_told_and_forgotten() {
-        let mut world = World::new("example.com/p");
-        world.claim(&claim("c", 1, json!({})));
-        let mut told = world.0.follow_claim(&Key::new("n", "c"));
-        assert!(told.borrow_and_update().is_some());
-        world.0.set_claim(&Key::new("n", "c"), None);
-        assert!(told.has_changed().unwrap() && told.borrow_and_update().is_none());
-        drop(told);
-        world.claim(&claim("c", 1, json!({})));
-        assert!(world.0.claim_waits.is_empty());
-    }
 }

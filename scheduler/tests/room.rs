@@ -3,7 +3,10 @@
 use std::{io, sync::Arc, time::Duration};
 
 use api::{
-    k8s::api::core::v1::{Event, Node, Pod},
+    k8s::api::{
+        core::v1::{Event, Node, PersistentVolume, PersistentVolumeClaim, Pod},
+        storage::v1::CSINode,
+    },
     task::Group,
 };
 use client::kube::{
@@ -225,5 +228,43 @@ async fn a_burst_fills_nodes_and_overfills_none() {
     for at in 0..4 {
         assert_eq!(bound.iter().filter(|n| **n == format!("n{at}")).count(), 10);
     }
+    cluster.end().await;
+}
+
+#[tokio::test]
+async fn a_node_takes_as_many_volumes_as_its_driver_says() {
+    let cluster = TestCluster::new().await;
+    cluster.node("n1", "4").await;
+    let of = |said: Value| said.to_string();
+    let drivers = json!([{"name": "d.example", "nodeID": "n1", "allocatable": {"count": 1}}]);
+    let node = of(json!({"metadata": {"name": "n1"}, "spec": {"drivers": drivers}}));
+    let nodes = Api::<CSINode>::all(cluster.admin.clone());
+    nodes.create(&PostParams::default(), &serde_json::from_str(&node).unwrap()).await.unwrap();
+    for name in ["one", "two"] {
+        let source = json!({"driver": "d.example", "volumeHandle": name});
+        let spec = json!({"accessModes": ["ReadWriteOnce"], "capacity": {"storage": "1Gi"}, "csi": source});
+        let volume = of(json!({"metadata": {"name": name}, "spec": spec}));
+        let volumes = Api::<PersistentVolume>::all(cluster.admin.clone());
+        volumes.create(&PostParams::default(), &serde_json::from_str(&volume).unwrap()).await.unwrap();
+        let meta = json!({"name": name, "annotations": {"pv.kubernetes.io/bind-completed": "yes"}});
+        let asks = json!({"requests": {"storage": "1Gi"}});
+        let spec = json!({"accessModes": ["ReadWriteOnce"], "storageClassName": "", "volumeName": name, "resources": asks});
+        let claim = of(json!({"metadata": meta, "spec": spec}));
+        let claims = Api::<PersistentVolumeClaim>::namespaced(cluster.admin.clone(), "default");
+        claims.create(&PostParams::default(), &serde_json::from_str(&claim).unwrap()).await.unwrap();
+    }
+    let using = |claim: &str| json!({"volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": claim}}]});
+    cluster.pod("one", "1", using("one")).await;
+    assert_eq!(cluster.node_of("one").await, "n1");
+    cluster.pod("two", "1", using("two")).await;
+    let full = "0/1 nodes are available: 1 node(s) exceed max volume count.";
+    cluster
+        .until("the node is full", async || {
+            let (_, reason, message) = cluster.condition("two", "PodScheduled").await;
+            (reason == "Unschedulable" && message.starts_with(full)).then_some(())
+        })
+        .await;
+    cluster.pods().delete("one", &DeleteParams::default().grace_period(0)).await.unwrap();
+    assert_eq!(cluster.node_of("two").await, "n1");
     cluster.end().await;
 }

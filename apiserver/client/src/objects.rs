@@ -21,7 +21,7 @@ use api::{
             node::v1::RuntimeClass,
             policy::v1::PodDisruptionBudget,
             rbac::v1::ClusterRole,
-            storage::v1::{StorageClass, VolumeAttributesClass},
+            storage::v1::{CSIDriver, CSINode, CSIStorageCapacity, StorageClass, VolumeAttachment, VolumeAttributesClass},
         },
         apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
     },
@@ -138,6 +138,9 @@ macro_rules! objects {
 }
 
 objects![
+    CSIDriver => CSIDriver,
+    CSINode => CSINode,
+    CSIStorageCapacity => CSIStorageCapacity,
     CertificateSigningRequest => CertificateSigningRequest,
     ClusterRole => ClusterRole,
     ConfigMap => ConfigMap,
@@ -166,6 +169,7 @@ objects![
     ServiceCIDR => ServiceCIDR,
     StatefulSet => StatefulSet,
     StorageClass => StorageClass,
+    VolumeAttachment => VolumeAttachment,
     VolumeAttributesClass => VolumeAttributesClass,
     pods::Pod => Pod,
 ];

@@ -57,7 +57,7 @@ static LONGEST: Family = Family::gauge(
 static RETRIES: Family = Family::counter("workqueue_retries_total", "[BETA] Total number of retries handled by workqueue", &["name"]);
 
 /// Upstream's names of queues, where they are not the controller's with `_`.
-const NAMES: [(&str, &str); 19] = [
+const NAMES: [(&str, &str); 21] = [
     ("certificatesigningrequest-approving-controller", "certificate"),
     ("certificatesigningrequest-cleaner-controller", "certificate_cleaner"),
     ("certificatesigningrequest-signing-controller", "certificate_signer"),
@@ -68,8 +68,10 @@ const NAMES: [(&str, &str); 19] = [
     ("garbage-collector-controller", "garbage_collector_attempt_to_delete"),
     ("node-lifecycle-controller", "node_lifecycle_controller"),
     ("node-ttl-controller", "ttlcontroller"),
+    ("persistentvolume-attach-detach-controller", "pvcs"),
     ("persistentvolume-binder-claims", "claims"),
     ("persistentvolume-binder-volumes", "volumes"),
+    ("persistentvolume-expander-controller", "volume_expand"),
     ("pod-garbage-collector-controller", "orphaned_pods_nodes"),
     ("pv-protection-controller", "pvprotection"),
     ("pvc-protection-controller", "pvcprotection"),

@@ -1,9 +1,9 @@
-//! Claims and volumes: bound by the real server's rules and roles, released, and made for a node.
+//! Claims and volumes: bound by the real server's rules and roles, released, made for a node, enlarged, attached and detached.
 
 use api::{
     k8s::api::{
         core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod},
-        storage::v1::StorageClass,
+        storage::v1::{StorageClass, VolumeAttachment},
     },
     task::Group,
 };
@@ -118,7 +118,7 @@ async fn a_directory_is_made_for_the_node_that_was_chosen() {
     let house = House::new().await;
     let classes = Api::<StorageClass>::all(house.door.admin());
     make(&house.claims, claim("waits", "skiff-local", json!({}))).await;
-    let class = json!({"metadata": {"name": "skiff-local"}, "provisioner": "skiff.dev/local", "volumeBindingMode": "WaitForFirstConsumer"});
+    let class = json!({"metadata": {"name": "skiff-local"}, "provisioner": "skiff.dev/local", "volumeBindingMode": "WaitForFirstConsumer", "allowVolumeExpansion": true});
     make(&classes, class).await;
     let storage = json!({"skiff.dev/local-storage": "/data/storage"});
     let node = json!({"metadata": {"name": "n1", "labels": {"kubernetes.io/hostname": "n1"}, "annotations": storage}});
@@ -133,6 +133,14 @@ async fn a_directory_is_made_for_the_node_that_was_chosen() {
     let name = format!("pvc-{}", bound.uid().unwrap());
     let volume = house.volume_is(&name, "Bound").await;
     assert_eq!(volume.spec.unwrap().local.unwrap().path, format!("/data/storage/{name}_default_waits"));
+    let larger = Patch::Merge(json!({"spec": {"resources": {"requests": {"storage": "3Gi"}}}}));
+    house.claims.patch("waits", &PatchParams::default(), &larger).await.unwrap();
+    until("the claim has what it asks for", async || {
+        let claim = house.claims.get("waits").await.unwrap();
+        (claim.status.unwrap().capacity.unwrap()["storage"].0 == "3Gi").then_some(())
+    })
+    .await;
+    assert_eq!(house.volumes.get(&name).await.unwrap().spec.unwrap().capacity.unwrap()["storage"].0, "3Gi");
     // Its node, and no other, may read it and delete it once it is over.
     let as_node = |node: &str| {
         Api::<PersistentVolume>::all(house.door.client(&format!("system:node:{node}"), &["system:nodes", "system:authenticated"]))
@@ -160,5 +168,42 @@ async fn an_ephemeral_volume_is_a_claim_that_goes_with_its_pod() {
     assert_eq!(claim.owner_references()[0].uid, pods.get("p").await.unwrap().uid().unwrap());
     pods.delete("p", &DeleteParams::default().grace_period(0)).await.unwrap();
     until("the claim goes", async || house.claims.get_opt("p-scratch").await.unwrap().is_none().then_some(())).await;
+    house.end();
+}
+
+#[tokio::test]
+async fn a_volume_of_a_driver_is_attached_and_detached() {
+    let house = House::new().await;
+    let (nodes, pods) = (Api::<Node>::all(house.door.admin()), Api::<Pod>::namespaced(house.door.admin(), "default"));
+    let attachments = Api::<VolumeAttachment>::all(house.door.admin());
+    let managed = json!({"volumes.kubernetes.io/controller-managed-attach-detach": "true"});
+    make(&nodes, json!({"metadata": {"name": "n1", "annotations": managed}})).await;
+    let spec =
+        json!({"accessModes": ["ReadWriteOnce"], "capacity": {"storage": "1Gi"}, "csi": {"driver": "d.example", "volumeHandle": "h"}});
+    make(&house.volumes, json!({"metadata": {"name": "v"}, "spec": spec})).await;
+    make(&house.claims, claim("c", "", json!({}))).await;
+    house.claim_is("c", "Bound").await;
+    let used = json!([{"name": "v", "persistentVolumeClaim": {"claimName": "c"}}]);
+    let spec = json!({"nodeName": "n1", "containers": [{"name": "c", "image": "i"}], "volumes": used});
+    make(&pods, json!({"metadata": {"name": "p"}, "spec": spec})).await;
+    let name = podspec::csi::attachment_name("h", "d.example", "n1");
+    let made = until("the attachment is made", async || attachments.get_opt(&name).await.unwrap()).await;
+    assert_eq!((made.spec.attacher.as_str(), made.spec.source.persistent_volume_name.as_deref()), ("d.example", Some("v")));
+    let listed = async || nodes.get("n1").await.unwrap().status.unwrap_or_default().volumes_attached.unwrap_or_default();
+    assert!(listed().await.is_empty());
+    // As an external-attacher does.
+    let done = Patch::Merge(json!({"status": {"attached": true}}));
+    attachments.patch_status(&name, &PatchParams::default(), &done).await.unwrap();
+    let one = until("the node may mount it", async || listed().await.pop()).await;
+    assert_eq!((one.name.as_str(), one.device_path.as_str()), ("kubernetes.io/csi/d.example^h", ""));
+    // Its agent mounts it, and lets it go after the pod.
+    let mounted = |names: Value| Patch::Merge(json!({"status": {"volumesInUse": names}}));
+    nodes.patch_status("n1", &PatchParams::default(), &mounted(json!([one.name]))).await.unwrap();
+    pods.delete("p", &DeleteParams::default().grace_period(0)).await.unwrap();
+    until("the pod goes", async || pods.get_opt("p").await.unwrap().is_none().then_some(())).await;
+    assert_eq!(listed().await.len(), 1);
+    nodes.patch_status("n1", &PatchParams::default(), &mounted(Value::Null)).await.unwrap();
+    until("it is detached", async || attachments.get_opt(&name).await.unwrap().is_none().then_some(())).await;
+    assert!(listed().await.is_empty());
     house.end();
 }

@@ -58,7 +58,7 @@ const KEEPER: &str = "---
 
 /// A claim of the default class: its data outlive pods and skiff, and go with it.
 pub fn claims(t: &Terminal) {
-    t.run("kubectl get storageclass").matches("^skiff-local \\(default\\) +skiff.dev/local +Delete +WaitForFirstConsumer +false ");
+    t.run("kubectl get storageclass").matches("^skiff-local \\(default\\) +skiff.dev/local +Delete +WaitForFirstConsumer +true ");
     t.file("keeper.yaml", KEEPER);
     t.run("kubectl create -f keeper.yaml");
     t.run("kubectl rollout status deployment/keeper --timeout=90s");

@@ -5,6 +5,7 @@
 //! (k8s-openapi). A representation says how its fields are read, [`SpecView`] and [`ContainerView`]; nothing else depends on it.
 
 pub mod claims;
+pub mod csi;
 mod json;
 mod lists;
 pub mod names;

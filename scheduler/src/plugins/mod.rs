@@ -7,10 +7,12 @@ pub mod nodename;
 pub mod nodeports;
 pub mod noderesources;
 pub mod nodeunschedulable;
+pub mod nodevolumelimits;
 pub mod podtopologyspread;
 pub mod tainttoleration;
 pub mod volumebinding;
 pub mod volumerestrictions;
+pub mod volumezone;
 
 use serde::Serialize;
 
@@ -25,7 +27,9 @@ pub const PLUGINS: &[&dyn Plugin] = &[
     &nodeports::NodePorts,
     &noderesources::Fit,
     &volumerestrictions::VolumeRestrictions,
+    &nodevolumelimits::NodeVolumeLimits,
     &volumebinding::VolumeBinding,
+    &volumezone::VolumeZone,
     &podtopologyspread::PodTopologySpread,
     &interpodaffinity::InterPodAffinity,
     &noderesources::BalancedAllocation,

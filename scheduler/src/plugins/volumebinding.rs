@@ -24,7 +24,11 @@ use crate::{
     pod::PodInfo,
     refusal::Refusal,
     snapshot::Snapshot,
-    volumes::{Found, PodClaims, is_reachable, names},
+    volumes::{
+        Found, PodClaims,
+        drivers::{tells_capacity, volume_limit},
+        is_reachable, names,
+    },
 };
 
 const NAME: &str = "VolumeBinding";
@@ -90,6 +94,8 @@ impl Plugin for VolumeBinding {
             // One that another claim has helps nobody here.
             Change::VolumeChanged(volume) => claim_of(volume).is_none_or(|claim| uses(&claim)),
             Change::ClassChanged(old, new) => old.is_none_or(|old| old.allowed_topologies != new.allowed_topologies),
+            Change::DriverChanged(old, new) => tells_capacity(old) && !new.is_some_and(tells_capacity),
+            Change::CapacityChanged(old, new) => volume_limit(new) > old.and_then(volume_limit),
             Change::NodeAdded(_) => true,
             Change::NodeChanged(old, new) => old.labels != new.labels,
             _ => false,
@@ -363,7 +369,8 @@ mod tests {
             (own("other"), "waiting for ephemeral volume controller to create the persistentvolumeclaim \"p-other\""),
             (own("own"), "PVC default/p-own was not created for pod default/p (pod is not owner)"),
             (using("later"), "2 node(s) didn't find available persistent volumes to bind"),
-            (using("bound"), "2 node(s) unavailable due to one or more pvc(s) bound to non-existent pv(s)"),
+            // Said by VolumeZone, before any node is looked at.
+            (using("bound"), "persistentvolume \"gone\" not found"),
         ];
         for (ask, why) in rows {
             assert_eq!(message(cluster.plan(&ask, 0)), format!("0/2 nodes are available: {why}"), "{ask}");
@@ -404,6 +411,15 @@ mod tests {
         assert!(VolumeBinding.queueing_hint(&pod, &Change::VolumeChanged(&volume(Value::Null))));
         assert!(VolumeBinding.queueing_hint(&pod, &Change::VolumeChanged(&volume(json!({"namespace": "default", "name": "mine"})))));
         assert!(!VolumeBinding.queueing_hint(&pod, &Change::VolumeChanged(&volume(json!({"namespace": "default", "name": "other"})))));
+        let driver = |tells: bool| serde_json::from_value(json!({"metadata": {"name": "d"}, "spec": {"storageCapacity": tells}})).unwrap();
+        assert!(VolumeBinding.queueing_hint(&pod, &Change::DriverChanged(&driver(true), Some(&driver(false)))));
+        assert!(VolumeBinding.queueing_hint(&pod, &Change::DriverChanged(&driver(true), None)));
+        assert!(!VolumeBinding.queueing_hint(&pod, &Change::DriverChanged(&driver(false), Some(&driver(true)))));
+        let room =
+            |size: &str| serde_json::from_value(json!({"metadata": {"name": "c"}, "storageClassName": "s", "capacity": size})).unwrap();
+        assert!(VolumeBinding.queueing_hint(&pod, &Change::CapacityChanged(None, &room("1Gi"))));
+        assert!(VolumeBinding.queueing_hint(&pod, &Change::CapacityChanged(Some(&room("1Gi")), &room("2Gi"))));
+        assert!(!VolumeBinding.queueing_hint(&pod, &Change::CapacityChanged(Some(&room("2Gi")), &room("1Gi"))));
     }
 
     #[test]

@@ -1,13 +1,16 @@
-//! VolumeRestrictions: a claim with `ReadWriteOncePod` is had by one pod. Source: `plugins/volumerestrictions`.
+//! VolumeRestrictions: a claim with `ReadWriteOncePod` is had by one pod, and a disk that pods name themselves by those of a node that may share it.
+//! Source: `plugins/volumerestrictions`.
 
 use std::collections::HashSet;
 
 use api::Key;
+use client::pods::Disk;
 use podspec::claims::modes_of_claim;
 
 use crate::{
     framework::{Ask, Change, EquivalenceClass, Plugin, PreFilter, PreFilterExtensions, StateData},
     node::{NodeInfo, Slot},
+    plugins::sign,
     pod::PodInfo,
     refusal::Refusal,
     snapshot::Snapshot,
@@ -17,6 +20,9 @@ use crate::{
 const NAME: &str = "VolumeRestrictions";
 /// Upstream: `ErrReasonReadWriteOncePodConflict`.
 const CONFLICT: &str = "node(s) unavailable due to PersistentVolumeClaim with ReadWriteOncePod access mode already in-use by another pod";
+
+/// Upstream: `ErrReasonDiskConflict`.
+const DISK_CONFLICT: &str = "node(s) had no available disk";
 
 pub struct VolumeRestrictions;
 
@@ -32,6 +38,16 @@ impl StateData for Conflicts {}
 impl Plugin for VolumeRestrictions {
     fn name(&self) -> &'static str {
         NAME
+    }
+
+    fn sign(&self, pod: &PodInfo, signature: &mut Vec<u8>) {
+        let all: Vec<&Disk> = disks(pod).collect();
+        sign(signature, &all);
+    }
+
+    fn filter(&self, pod: &PodInfo, node: &NodeInfo) -> Option<Refusal> {
+        let taken = disks(pod).any(|disk| node.pods.iter().any(|other| disks(other).any(|other| conflict(disk, other))));
+        taken.then(|| Refusal::resolvable(NAME, DISK_CONFLICT))
     }
 
     fn pre_filter(&self, at: &mut PreFilter<'_>) -> Result<(), Refusal> {
@@ -56,10 +72,30 @@ impl Plugin for VolumeRestrictions {
 
     fn queueing_hint(&self, pod: &PodInfo, change: &Change<'_>) -> bool {
         match change {
-            Change::PodGone(gone, _) => names(pod).any(|(key, _)| names(gone).any(|(other, _)| other == key)),
+            Change::PodGone(gone, _) => {
+                names(pod).any(|(key, _)| names(gone).any(|(other, _)| other == key))
+                    || disks(pod).any(|disk| disks(gone).any(|other| conflict(disk, other)))
+            }
             Change::ClaimChanged(claim) => names(pod).any(|(key, _)| key == reconcile::own_key(*claim)),
             _ => false,
         }
+    }
+}
+
+fn disks(pod: &PodInfo) -> impl Iterator<Item = &Disk> {
+    pod.spec().into_iter().flat_map(|spec| spec.volumes.iter().flatten()).filter_map(|volume| volume.disk.as_deref())
+}
+
+/// Whether two pods of one node cannot have both. Upstream: `isVolumeConflict`.
+fn conflict(one: &Disk, other: &Disk) -> bool {
+    match (one, other) {
+        (Disk::Gce { name, read_only }, Disk::Gce { name: other, read_only: and }) => name == other && !(*read_only && *and),
+        (Disk::Aws { id }, Disk::Aws { id: other }) => id == other,
+        (Disk::Iscsi { iqn, read_only }, Disk::Iscsi { iqn: other, read_only: and }) => iqn == other && !(*read_only && *and),
+        (Disk::Rbd { monitors, pool, image, read_only }, Disk::Rbd { monitors: others, pool: of, image: other, read_only: and }) => {
+            (pool, image) == (of, other) && monitors.iter().any(|monitor| others.contains(monitor)) && !(*read_only && *and)
+        }
+        _ => false,
     }
 }
 
@@ -91,6 +127,43 @@ mod tests {
 
     fn using(name: &str, claim: &str) -> Value {
         json!({"metadata": {"name": name}, "spec": {"volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": claim}}]}})
+    }
+
+    /// Upstream: `TestGCEDiskConflicts`, `TestAWSDiskConflicts`, `TestRBDDiskConflicts`, `TestISCSIDiskConflicts`.
+    #[test]
+    fn a_disk_is_had_by_those_who_may_share_it() {
+        let with = |source: &str, more: &Value| {
+            let mut disk = json!({"pdName": "d", "volumeID": "d", "iqn": "d", "lun": 0, "targetPortal": "t", "monitors": ["a", "b"], "pool": "p", "image": "d"});
+            disk.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            json!({"spec": {"volumes": [{"name": "v", source: disk}]}})
+        };
+        let (mine, read) = (json!({}), json!({"readOnly": true}));
+        let other = json!({"pdName": "o", "volumeID": "o", "iqn": "o", "image": "o"});
+        let apart = json!({"monitors": ["c"]});
+        for source in ["gcePersistentDisk", "awsElasticBlockStore", "iscsi", "rbd"] {
+            let shares = source != "awsElasticBlockStore";
+            let rows = [
+                (&mine, &mine, false),
+                (&mine, &other, true),
+                (&mine, &read, false),
+                (&read, &read, shares),
+                (&apart, &mine, source == "rbd"),
+            ];
+            for (there, asked, fits) in rows {
+                let mut cluster = TestCluster::new(&[&VolumeRestrictions]);
+                cluster.node("n", json!({}));
+                cluster.bound("first", "n", with(source, there));
+                let said = cluster.refusals(&with(source, asked)).remove(0).1;
+                assert_eq!(said, (!fits).then(|| DISK_CONFLICT.to_owned()), "{source} {there} {asked}");
+            }
+        }
+        let mut cluster = TestCluster::new(&[&VolumeRestrictions]);
+        cluster.node("n", json!({}));
+        cluster.bound("first", "n", with("iscsi", &mine));
+        assert_eq!(cluster.fitting(&with("rbd", &mine)), ["n"]);
+        let (pod, gone) = (crate::tests::pod(&with("iscsi", &mine)), crate::tests::pod(&with("iscsi", &mine)));
+        assert!(VolumeRestrictions.queueing_hint(&pod, &Change::PodGone(&gone, None)));
+        assert!(!VolumeRestrictions.queueing_hint(&pod, &Change::PodGone(&crate::tests::pod(&with("rbd", &mine)), None)));
     }
 
     #[test]

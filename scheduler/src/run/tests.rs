@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use api::k8s::api::core::v1::{Node, Pod as Stored};
+use api::k8s::api::{
+    core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod as Stored},
+    storage::v1::StorageClass,
+};
 use client::kube::{
     Api,
     api::{Patch, PatchParams, PostParams},

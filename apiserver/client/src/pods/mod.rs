@@ -10,14 +10,14 @@ mod status;
 mod view;
 #[cfg(test)]
 mod view_tests;
+mod volume;
 
 use std::{collections::BTreeMap, ops::Deref};
 
 use api::{
     k8s::{
         api::core::v1::{
-            Affinity, ContainerPort, EphemeralVolumeSource, ImageVolumeSource, PersistentVolumeClaimVolumeSource, PodIP, PodResourceClaim,
-            PodSchedulingGate, ResourceRequirements, Toleration, TopologySpreadConstraint,
+            Affinity, ContainerPort, PodIP, PodResourceClaim, PodSchedulingGate, ResourceRequirements, Toleration, TopologySpreadConstraint,
         },
         apimachinery::pkg::{
             api::resource::Quantity,
@@ -26,13 +26,13 @@ use api::{
     },
     time::{Timestamp, rfc3339},
 };
-use podspec::claims::name_for_pod;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Value, json};
 
 pub use shared::Shared;
 use shared::{Pool, Pooled};
 pub use status::{Exit, Exits, Role};
+pub use volume::{Disk, Volume};
 
 use crate::Meta;
 
@@ -115,27 +115,6 @@ pub struct Container {
     pub ports: Option<Vec<ContainerPort>>,
     pub resources: Option<ResourceRequirements>,
     pub restart_policy: Option<String>,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Volume {
-    #[serde(default, deserialize_with = "or_default")]
-    pub name: String,
-    pub ephemeral: Option<Box<EphemeralVolumeSource>>,
-    pub image: Option<Box<ImageVolumeSource>>,
-    pub persistent_volume_claim: Option<Box<PersistentVolumeClaimVolumeSource>>,
-}
-
-impl Volume {
-    /// The name of the claim that it is, if it is one, and whether that is made for the pod of this name.
-    pub fn claim(&self, pod: &str) -> Option<(String, bool)> {
-        match (&self.persistent_volume_claim, &self.ephemeral) {
-            (Some(claim), _) => Some((claim.claim_name.clone(), false)),
-            (None, Some(_)) => Some((name_for_pod(pod, &self.name), true)),
-            (None, None) => None,
-        }
-    }
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -416,8 +395,7 @@ impl From<Spec> for PodSpec {
 }
 
 fn placed(volumes: Vec<Volume>) -> Option<Vec<Volume>> {
-    let anywhere = |v: &Volume| v.persistent_volume_claim.is_none() && v.ephemeral.is_none() && v.image.is_none();
-    let placed: Vec<Volume> = volumes.into_iter().filter(|volume| !anywhere(volume)).collect();
+    let placed: Vec<Volume> = volumes.into_iter().filter(|volume| !volume.is_anywhere()).collect();
     (!placed.is_empty()).then(|| placed.into_boxed_slice().into_vec())
 }
 

@@ -9,6 +9,8 @@ mod aboard;
 mod again;
 #[path = "walk/cluster.rs"]
 mod cluster;
+#[path = "walk/drivers.rs"]
+mod drivers;
 #[path = "walk/jobs.rs"]
 mod jobs;
 #[path = "walk/life.rs"]
@@ -88,6 +90,9 @@ const PODS: &[aboard::Topic] = &[
     ("killed", again::killed),
 ];
 
+/// What a storage driver does here, whoever types.
+const DRIVERS: &[aboard::Topic] = &[("drivers", drivers::drivers)];
+
 /// What packets decide, where nftables leads them.
 const PACKETS: &[aboard::Topic] =
     &[("cluster-ip", services::cluster_ip), ("node-port", services::node_port), ("tables", services::tables), ("restart", again::restart)];
@@ -111,7 +116,7 @@ fn a_node_with_kubectl_1_20() {
 
 #[test]
 fn a_node_with_the_newer_kubectl() {
-    aboard::walk(Place::Node, Kubectl::Newer, &[CLUSTER, PODS]);
+    aboard::walk(Place::Node, Kubectl::Newer, &[CLUSTER, PODS, DRIVERS]);
 }
 
 #[test]

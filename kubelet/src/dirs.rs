@@ -42,6 +42,11 @@ pub fn storage_made(storage: &Path) -> PathBuf {
     storage.with_file_name("storage.made")
 }
 
+/// Where plugins have the sockets that they register with.
+pub fn plugins_registry(root_dir: &Path) -> PathBuf {
+    root_dir.join("plugins_registry")
+}
+
 /// Where volumes are that the node has once for all pods; has a directory for each plugin.
 pub fn node_volumes(root_dir: &Path) -> PathBuf {
     root_dir.join("plugins/kubernetes.io")

@@ -9,6 +9,7 @@ pub mod config;
 pub mod container_config;
 pub mod containerd;
 mod context;
+mod csi;
 mod dirs;
 pub mod dns_config;
 pub mod downward;

@@ -27,7 +27,7 @@ use cri::Runtime;
 use serde_json::{Value, json};
 use tokio::sync::{Notify, watch};
 
-use crate::{Config, machine::Machine};
+use crate::{Config, csi::Csi, machine::Machine};
 use status::Facts;
 pub use status::allocatable_amounts as allocatable;
 
@@ -52,6 +52,7 @@ pub struct Reporter {
     pub nodes: Cache<Node>,
     pub recorder: Recorder,
     pub machine: Machine,
+    pub csi: Arc<Csi>,
     pub ready: watch::Sender<bool>,
 }
 
@@ -156,6 +157,7 @@ impl Reporter {
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 () = changed.notified() => {}
+                () = self.csi.in_use.changed.notified() => {}
             }
         }
     }
@@ -168,7 +170,8 @@ impl Reporter {
         self.network(&node, done);
         let there = node.status.clone().unwrap_or_default();
         let facts = Facts::look(&self.config, &self.runtime).await;
-        let wanted = status::status(&self.config, &self.machine, &facts, &there);
+        let mut wanted = status::status(&self.config, &self.machine, &facts, &there);
+        wanted.volumes_in_use = self.csi.in_use.shown(there.volumes_in_use.as_ref());
         let changes = status::changes(&there, &wanted);
         let is_ready = status::is_ready(&wanted);
         let repeated = done.status.as_ref().is_some_and(|last| status::changes(last, &wanted).is_none());
@@ -270,6 +273,7 @@ mod tests {
         let config = Config::new(dir.to_owned(), "a".into(), Arc::new(|_, _| Ok(())));
         Reporter {
             machine: Machine::look(&config.agent_dir),
+            csi: crate::volumes::testing::csi(&client, group),
             config: Arc::new(config),
             runtime: Runtime::at(&dir.join("nobody")),
             nodes: Caches::unfollowed(client.clone(), group.clone()).of(),

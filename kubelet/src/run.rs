@@ -19,6 +19,7 @@ use tokio::sync::watch;
 use crate::{
     Config, NodeContext, Pods, cgroups, config,
     containerd::{self, Layout},
+    csi::{self, Csi},
     image_gc,
     machine::Machine,
     metrics::Metrics,
@@ -106,10 +107,11 @@ pub async fn run(config: Config, client: Client, caches: Caches, group: Group) -
         // Pods that run may have more than that already.
         tracing::warn!(%error, "failed to set the limits of the kubepods cgroup to node allocatable");
     }
-    let volumes = volumes::Manager::new(context.root_dir.clone(), client.clone(), &group);
-    volumes.set_allocatable(allocatable);
     let recorder = Recorder::new(client.clone(), "kubelet", Some(&config.node_name), &group);
     let nodes = caches.filtered::<Node>(&format!("metadata.name={}", config.node_name));
+    let csi = Csi::new(&config.node_name, client.clone(), nodes.clone(), recorder.clone());
+    let volumes = volumes::Manager::new(context.root_dir.clone(), client.clone(), csi.clone(), &group);
+    volumes.set_allocatable(allocatable);
     let config = Arc::new(config);
     let reporter = Reporter {
         config: config.clone(),
@@ -118,11 +120,13 @@ pub async fn run(config: Config, client: Client, caches: Caches, group: Group) -
         nodes: nodes.clone(),
         recorder: recorder.clone(),
         machine,
+        csi: csi.clone(),
         ready: ready_in,
     };
     let name = config.node_name.clone();
     let registered = Box::pin(reporter.register()).await.map_err(|why| Error::Register { name, why })?;
     reporter.start(registered, &group);
+    csi::start(&csi, &context.root_dir, &group);
 
     let image_gc_recorder = recorder.clone();
     let deps = Arc::new(pods::Deps {

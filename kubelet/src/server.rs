@@ -4,7 +4,7 @@
 
 mod auth;
 mod containers;
-mod inotify;
+pub(crate) mod inotify;
 mod logs;
 mod proxy;
 mod reply;

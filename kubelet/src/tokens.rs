@@ -46,6 +46,8 @@ struct TokenKey {
     pod_uid: String,
     audience: String,
     seconds: i64,
+    /// Nobody is told when it is to be renewed.
+    is_asked_for: bool,
 }
 
 #[derive(Clone)]
@@ -65,15 +67,26 @@ impl Tokens {
     /// # Errors
     /// Upstream's words, where there is none and none is given.
     pub async fn get(&self, pod: &Pod, audience: &str, seconds: i64) -> Result<String, String> {
-        let key = TokenKey::of(pod, audience, seconds);
+        self.current(TokenKey::of(pod, audience, seconds)).await.map(|(token, _)| token)
+    }
+
+    /// The same, and when it expires. Nobody is told when it is to be renewed: who asks asks again.
+    ///
+    /// # Errors
+    /// As [`Tokens::get`].
+    pub async fn get_with_expiry(&self, pod: &Pod, audience: &str, seconds: i64) -> Result<(String, Timestamp), String> {
+        self.current(TokenKey { is_asked_for: true, ..TokenKey::of(pod, audience, seconds) }).await
+    }
+
+    async fn current(&self, key: TokenKey) -> Result<(String, Timestamp), String> {
         let cached = self.cache.lock().get(&key).cloned();
         let now = Timestamp::now();
         if let Some(cached) = cached.as_ref().filter(|h| now < h.renew) {
-            return Ok(cached.token.clone());
+            return Ok((cached.token.clone(), cached.expires));
         }
         match self.request(&key).await {
             Ok(fresh) => {
-                let token = fresh.token.clone();
+                let token = (fresh.token.clone(), fresh.expires);
                 self.cache.lock().insert(key, fresh);
                 Ok(token)
             }
@@ -82,7 +95,7 @@ impl Tokens {
                 Some(cached) if cached.expires <= now => Err(format!("token {} expired and refresh failed: {why}", key.account)),
                 Some(cached) => {
                     tracing::warn!(account = %key.account, pod = key.pod_name, error = why, "failed to refresh token; using the cached one");
-                    Ok(cached.token)
+                    Ok((cached.token, cached.expires))
                 }
             },
         }
@@ -96,12 +109,12 @@ impl Tokens {
     /// The uids of the pods that have a token to renew.
     pub fn due(&self, now: Timestamp) -> HashSet<String> {
         let cache = self.cache.lock();
-        cache.iter().filter(|(_, cached)| cached.renew <= now).map(|(key, _)| key.pod_uid.clone()).collect()
+        cache.iter().filter(|(key, cached)| !key.is_asked_for && cached.renew <= now).map(|(key, _)| key.pod_uid.clone()).collect()
     }
 
     /// How long until the first token is to be renewed; `None` without tokens.
     pub fn next_due(&self, now: Timestamp) -> Option<Duration> {
-        let first = self.cache.lock().values().map(|cached| cached.renew).min()?;
+        let first = self.cache.lock().iter().filter(|(key, _)| !key.is_asked_for).map(|(_, cached)| cached.renew).min()?;
         // A renewal that failed is due still: never again at once.
         Some(Duration::try_from(first.duration_since(now)).unwrap_or_default().max(Duration::from_secs(1)))
     }
@@ -128,6 +141,7 @@ impl TokenKey {
             account: Key::new(meta::namespace(pod), account.unwrap_or("default")),
             pod_name: meta::name(pod).to_owned(),
             pod_uid: meta::uid(pod).to_owned(),
+            is_asked_for: false,
             audience: audience.to_owned(),
             seconds,
         }

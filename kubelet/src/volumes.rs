@@ -7,6 +7,9 @@
 mod atomic;
 #[cfg(test)]
 mod claim_tests;
+mod claims;
+#[cfg(test)]
+mod csi_tests;
 mod directories;
 mod files;
 mod local_storage;
@@ -25,6 +28,7 @@ mod rehearse;
 mod removal;
 mod set_up;
 mod tear_down;
+mod tending;
 #[cfg(test)]
 pub(crate) mod testing;
 
@@ -55,7 +59,7 @@ pub use self::{
     removal::remove_all,
     set_up::Failure,
 };
-use crate::{dirs, downward::Allocatable, env::Fetched, meta, tokens::Tokens};
+use crate::{csi::Csi, dirs, downward::Allocatable, env::Fetched, meta, tokens::Tokens};
 
 /// How long a pod waits for the first sight of its ConfigMaps and Secrets before they count as failed.
 const OBJECTS_WAIT: Duration = Duration::from_secs(10);
@@ -73,6 +77,7 @@ pub struct Manager {
 struct Shared {
     root_dir: PathBuf,
     client: client::kube::Client,
+    csi: Arc<Csi>,
     plugins: Table,
     nodes: NodeVolumes,
     private: Arc<Private>,
@@ -127,11 +132,11 @@ pub enum Error {
 
 impl Manager {
     /// `client` fetches ConfigMaps, Secrets and tokens; updates run in `group`. Reads what an earlier run has left staged.
-    pub fn new(root_dir: PathBuf, client: client::kube::Client, group: &Group) -> Self {
-        Self::with(plugins::TABLE, root_dir, client, group)
+    pub fn new(root_dir: PathBuf, client: client::kube::Client, csi: Arc<Csi>, group: &Group) -> Self {
+        Self::with(plugins::TABLE, root_dir, client, csi, group)
     }
 
-    fn with(plugins: Table, root_dir: PathBuf, client: client::kube::Client, group: &Group) -> Self {
+    fn with(plugins: Table, root_dir: PathBuf, client: client::kube::Client, csi: Arc<Csi>, group: &Group) -> Self {
         let objects = Objects::new(client.clone(), group);
         let tokens = Tokens::new(client.clone());
         let shared = Shared {
@@ -140,6 +145,7 @@ impl Manager {
             private: Arc::new(Private::below(&root_dir)),
             root_dir,
             client,
+            csi,
             objects,
             tokens,
             allocatable: Mutex::default(),
@@ -150,7 +156,9 @@ impl Manager {
             group: group.clone(),
         };
         let manager = Self { shared: Arc::new(shared) };
+        manager.shared.nodes.tell(&manager.host());
         group.spawn_loop("volumes", Box::pin(keep_current(manager.clone())));
+        group.spawn_loop("volumes of drivers", Box::pin(tending::tend(manager.clone())));
         group.spawn_loop("local storage", Box::pin(local_storage::keep_clean(manager.clone())));
         manager
     }
@@ -261,6 +269,8 @@ impl Manager {
             client: shared.client.clone(),
             private: shared.private.clone(),
             allocatable: *shared.allocatable.lock(),
+            tokens: shared.tokens.clone(),
+            csi: shared.csi.clone(),
         }
     }
 
@@ -402,6 +412,11 @@ fn unready(message: String) -> Failure {
     Failure { reason: "FailedMount", message }
 }
 
+#[cfg(test)]
+pub(crate) fn is_mounted(path: &std::path::Path) -> bool {
+    mount_table::is_mounted(path).unwrap_or_default()
+}
+
 /// Writes volumes again when their objects change, and their tokens before they expire.
 async fn keep_current(manager: Manager) {
     let mut wait = None;
@@ -434,7 +449,7 @@ mod tests {
     };
 
     fn manager(dir: &std::path::Path, group: &Group) -> Manager {
-        Manager::new(dir.to_owned(), testing::nobody(), group)
+        testing::manager(dir.to_owned(), testing::nobody(), group)
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

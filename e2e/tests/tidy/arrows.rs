@@ -8,6 +8,7 @@ use crate::source::{Source, root, sources, tracked, words};
 const ARROWS: &[(&str, &[&str])] = &[
     ("api", &[]),
     ("cri", &[]),
+    ("csi", &[]),
     ("etcdpb", &[]),
     ("podspec", &["api"]),
     ("cel", &["api"]),
@@ -22,11 +23,14 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("reconcile", &["api", "client"]),
     ("controllers", &["api", "client", "podspec", "reconcile"]),
     ("scheduler", &["api", "client", "podspec", "reconcile"]),
-    ("kubelet", &["api", "client", "cri", "podspec", "reconcile"]),
+    ("kubelet", &["api", "client", "cri", "csi", "podspec", "reconcile"]),
     ("hollow", &["api", "client"]),
     ("proxy", &["api", "client", "reconcile"]),
     ("pages", &[]),
-    ("e2e", &["api", "apiserver", "client", "controllers", "hollow", "kinds", "kubelet", "proxy", "reconcile", "scheduler", "store"]),
+    (
+        "e2e",
+        &["api", "apiserver", "client", "controllers", "csi", "hollow", "kinds", "kubelet", "proxy", "reconcile", "scheduler", "store"],
+    ),
     (
         "skiff",
         &[
@@ -49,8 +53,15 @@ const ARROWS: &[(&str, &[&str])] = &[
 ];
 
 /// Named by code that is generated, or there for its features.
-const UNNAMED: &[(&str, &str)] =
-    &[("cri", "prost-types"), ("cri", "tonic-prost"), ("etcdpb", "prost"), ("etcdpb", "tonic-prost"), ("proxy", "idna_adapter")];
+const UNNAMED: &[(&str, &str)] = &[
+    ("cri", "prost-types"),
+    ("cri", "tonic-prost"),
+    ("csi", "prost"),
+    ("csi", "tonic-prost"),
+    ("etcdpb", "prost"),
+    ("etcdpb", "tonic-prost"),
+    ("proxy", "idna_adapter"),
+];
 
 pub fn offences() -> Vec<String> {
     manifests().flat_map(|(_, text)| of_manifest(&text)).collect()

@@ -85,7 +85,7 @@ impl TestNode {
         let node = Arc::get_mut(&mut context.node).unwrap();
         node.cgroup_root = format!("/skiff-real-{}", std::process::id());
         node.memory_capacity_bytes = 8 << 30;
-        let volumes = volumes::Manager::new(node.root_dir.clone(), denying(), &group);
+        let volumes = volumes::testing::manager(node.root_dir.clone(), denying(), &group);
         Self { dir, layout, runtime, group, cgroups, volumes, context }
     }
 

@@ -7,7 +7,10 @@ use client::kube;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
-use super::{Error, Manager, local_storage, testing::nobody};
+use super::{
+    Error, local_storage,
+    testing::{self, nobody},
+};
 use crate::{container_config::testing::pod, dirs};
 
 /// The phase of the volume, and the deletions that were asked for.
@@ -67,7 +70,7 @@ fn using(claim: &str, node: &str) -> Arc<Pod> {
 async fn a_directory_outlives_all_but_its_volume() {
     let (dir, group, server) = (tempfile::tempdir().unwrap(), Group::new(), Server::default());
     let root = dir.path().join("kubelet");
-    let manager = Manager::new(root.clone(), server.client(&root), &group);
+    let manager = testing::manager(root.clone(), server.client(&root), &group);
     server.set("Bound");
     let p = using("data", "n1");
     let path = manager.prepare(&p).await.unwrap().get("v").unwrap().path.clone();
@@ -75,7 +78,7 @@ async fn a_directory_outlives_all_but_its_volume() {
     std::fs::write(path.join("kept"), "x").unwrap();
     // Another run of the agent, without a server.
     let alone = Group::new();
-    let next = Manager::new(root.clone(), nobody(), &alone);
+    let next = testing::manager(root.clone(), nobody(), &alone);
     assert_eq!(next.prepare(&p).await.unwrap().get("v").unwrap().path, path);
     // Whatever the volume says: a pod has it.
     server.set("Released");
@@ -97,7 +100,7 @@ async fn a_directory_outlives_all_but_its_volume() {
 async fn what_is_not_this_nodes_is_not_made_here() {
     let (dir, group, server) = (tempfile::tempdir().unwrap(), Group::new(), Server::default());
     let root = dir.path().join("kubelet");
-    let manager = Manager::new(root.clone(), server.client(&root), &group);
+    let manager = testing::manager(root.clone(), server.client(&root), &group);
     server.set("Bound");
     for (p, why) in [
         (using("data", "n2"), "storage node affinity check failed: no matching NodeSelectorTerms"),
@@ -116,7 +119,7 @@ async fn the_first_pod_says_whose_it_is() {
     use std::os::unix::fs::{MetadataExt, PermissionsExt};
     let (dir, group, server) = (tempfile::tempdir().unwrap(), Group::new(), Server::default());
     let root = dir.path().join("kubelet");
-    let manager = Manager::new(root.clone(), server.client(&root), &group);
+    let manager = testing::manager(root.clone(), server.client(&root), &group);
     server.set("Bound");
     // Root gives to any group, others to their own.
     let own = std::fs::metadata(dir.path()).unwrap();

@@ -8,7 +8,7 @@ use super::{
     Error, Failure, Manager,
     plugin::Mode,
     record,
-    testing::{Disks, eventually, nobody, pod},
+    testing::{self, Disks, csi, eventually, nobody, pod},
 };
 use crate::{container_config, dirs};
 
@@ -27,7 +27,7 @@ impl Node {
         let outside = dir.path().join("outside");
         std::fs::create_dir(&outside).unwrap();
         let (disks, table) = Disks::table(&outside);
-        let manager = Manager::with(table, dir.path().join("root"), nobody(), &group);
+        let manager = Manager::with(table, dir.path().join("root"), nobody(), csi(&nobody(), &group), &group);
         Self { dir, disks, manager, table, group }
     }
 
@@ -35,7 +35,7 @@ impl Node {
     async fn restarted(self) -> Self {
         assert!(self.group.drain(Duration::from_secs(10)).await);
         let group = Group::new();
-        let manager = Manager::with(self.table, self.root(), nobody(), &group);
+        let manager = Manager::with(self.table, self.root(), nobody(), csi(&nobody(), &group), &group);
         Self { manager, group, ..self }
     }
 
@@ -190,7 +190,7 @@ async fn a_teardown_waits_for_what_was_given_up() {
 #[tokio::test]
 async fn what_is_no_block_device_is_said() {
     let (dir, group) = (tempfile::tempdir().unwrap(), Group::new());
-    let manager = Manager::new(dir.path().to_owned(), nobody(), &group);
+    let manager = testing::manager(dir.path().to_owned(), nobody(), &group);
     let p = container_config::testing::pod(
         r#"{"containers":[{"name":"a","volumeDevices":[{"name":"e","devicePath":"/dev/e"}]}],"volumes":[{"name":"e","emptyDir":{}}]}"#,
     );
@@ -252,7 +252,8 @@ async fn who_releases_late_does_not_release_what_came_after() {
     let node = Node::new();
     node.manager.prepare(&pod("u1", Mode::Filesystem)).await.unwrap();
     let (shut, nodes) = (node.disks.shut().await, &node.manager.shared.nodes);
-    let (mut first, mut late) = (Box::pin(nodes.release("u1")), Box::pin(nodes.release("u1")));
+    let host = node.manager.host();
+    let (mut first, mut late) = (Box::pin(nodes.release(&host, "u1")), Box::pin(nodes.release(&host, "u1")));
     assert!(futures::poll!(&mut first).is_pending() && futures::poll!(&mut late).is_pending());
     drop(shut);
     first.await.unwrap();

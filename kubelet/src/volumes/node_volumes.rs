@@ -11,7 +11,7 @@ use std::{
 use parking_lot::Mutex;
 
 use super::{
-    plugin::{NodePlugin, NodeVolume, VolumePlugin, VolumeToMount, blocking},
+    plugin::{Host, NodePlugin, NodeVolume, VolumePlugin, VolumeToMount, blocking},
     plugins::Table,
     record::{self, Record, User},
 };
@@ -71,6 +71,18 @@ impl NodeVolumes {
         this
     }
 
+    /// Tells the plugins of what earlier runs left. For the start, while nobody is at any of it.
+    pub fn tell(&self, host: &Host) {
+        let slots: Vec<(Id, Arc<Slot>)> = self.slots.lock().iter().map(|(id, slot)| (id.clone(), slot.clone())).collect();
+        for (id, slot) in slots {
+            let plugin = self.plugins.iter().find(|plugin| plugin.name() == id.0).and_then(|plugin| plugin.node());
+            let Ok(state) = slot.0.try_lock() else { continue };
+            if let (Some(plugin), State::Known(known)) = (plugin, &*state) {
+                plugin.found_again(host, &known.volume(record::directory(&self.dir, &id.0, &id.1)));
+            }
+        }
+    }
+
     /// The uids of the pods that use any.
     pub fn users(&self) -> BTreeSet<String> {
         self.uses.lock().keys().cloned().collect()
@@ -101,10 +113,11 @@ impl NodeVolumes {
                     continue;
                 }
             };
-            let mut record = Record { attributes: identity.attributes, ..known.record.clone() };
+            let mut record = known.record.clone();
+            record.attributes.extend(identity.attributes);
             record.users.insert(user);
             known.put(&dir, record).await.map_err(Failed::Stage)?;
-            return known.bring(node, dir).await;
+            return known.bring(node, dir, volume).await;
         }
     }
 
@@ -133,10 +146,10 @@ impl NodeVolumes {
     ///
     /// # Errors
     /// The first that fails; the pod still counts as its user.
-    pub async fn release(&self, uid: &str) -> Result<(), String> {
+    pub async fn release(&self, host: &Host, uid: &str) -> Result<(), String> {
         let ids: Vec<Id> = self.uses.lock().get(uid).into_iter().flatten().cloned().collect();
         for id in ids {
-            self.release_one(uid, &id).await?;
+            self.release_one(host, uid, &id).await?;
             let mut uses = self.uses.lock();
             let left = uses.get_mut(uid).is_some_and(|ids| {
                 ids.remove(&id);
@@ -149,7 +162,7 @@ impl NodeVolumes {
         Ok(())
     }
 
-    async fn release_one(&self, uid: &str, id: &Id) -> Result<(), String> {
+    async fn release_one(&self, host: &Host, uid: &str, id: &Id) -> Result<(), String> {
         let (slot, dir) = (self.slot(id), record::directory(&self.dir, &id.0, &id.1));
         let mut state = slot.0.lock().await;
         if let Err(why) = self.look(&mut state, id, &dir).await {
@@ -171,8 +184,8 @@ impl NodeVolumes {
             known.staged = false;
             let volume = known.volume(dir.clone());
             let failed = |step: &str, why: String| format!("{step} failed for volume {:?} : {why}", id.1);
-            plugin.unstage(&volume).await.map_err(|why| failed("UnmountDevice", why))?;
-            plugin.detach(&volume).await.map_err(|why| failed("DetachVolume.Detach", why))?;
+            plugin.unstage(host, &volume).await.map_err(|why| failed("UnmountDevice", why))?;
+            plugin.detach(host, &volume).await.map_err(|why| failed("DetachVolume.Detach", why))?;
             blocking(move || record::remove(&dir).map_err(|e| e.to_string())).await?;
         }
         *state = State::Gone;
@@ -217,16 +230,18 @@ impl NodeVolumes {
 
 impl Known {
     /// Attaches and stages it, where this run of the agent has not.
-    async fn bring(&mut self, node: &dyn NodePlugin, dir: PathBuf) -> Result<NodeVolume, Failed> {
+    async fn bring(&mut self, node: &dyn NodePlugin, dir: PathBuf, to_mount: &VolumeToMount) -> Result<NodeVolume, Failed> {
         if self.staged {
             return Ok(self.volume(dir));
         }
-        let device = node.attach(&self.volume(dir.clone())).await.map_err(Failed::Attach)?;
-        self.put(&dir, Record { device, ..self.record.clone() }).await.map_err(Failed::Attach)?;
+        let attached = node.attach(&self.volume(dir.clone()), to_mount).await.map_err(Failed::Attach)?;
+        let mut record = Record { device: attached.device, ..self.record.clone() };
+        record.attributes.extend(attached.attributes);
+        self.put(&dir, record).await.map_err(Failed::Attach)?;
         let place = dir.clone();
         blocking(move || record::make_staging(&place).map_err(|e| format!("{}: {e}", place.display()))).await.map_err(Failed::Stage)?;
         let volume = self.volume(dir);
-        node.stage(&volume).await.map_err(Failed::Stage)?;
+        node.stage(&volume, to_mount).await.map_err(Failed::Stage)?;
         self.staged = true;
         Ok(volume)
     }

@@ -2,7 +2,12 @@
 //!
 //! Source: `changeFilePermission` in `pkg/volume/volume_linux.go`.
 
-use std::{ffi::CString, io, os::fd::AsFd, path::Path};
+use std::{
+    ffi::CString,
+    io,
+    os::{fd::AsFd, unix::fs::MetadataExt},
+    path::Path,
+};
 
 use api::k8s::api::core::v1::Pod;
 use rustix::{
@@ -35,6 +40,19 @@ pub fn apply(path: &Path, group: u32, access: Access) -> io::Result<()> {
     }
     let root = openat(CWD, path, DIRECTORY, Mode::empty())?;
     Ok(change.tree(root)?)
+}
+
+/// Gives all to a pod's group to read and write, unless its policy leaves alone what looks as if it were. Source: `skipPermissionChange` there.
+///
+/// # Errors
+/// As [`apply`].
+pub fn apply_as_wanted(path: &Path, group: u32, pod: &Pod) -> io::Result<()> {
+    let policy = meta::spec(pod).and_then(|spec| spec.security_context.as_ref()?.fs_group_change_policy.as_deref());
+    let root = std::fs::metadata(path)?;
+    if policy == Some("OnRootMismatch") && root.gid() == group && root.mode() & 0o2770 == 0o2770 {
+        return Ok(());
+    }
+    apply(path, group, Access::ReadWrite)
 }
 
 /// A directory itself, opened to be read.

@@ -12,17 +12,18 @@ use std::{
 
 use api::{
     faults::catch,
-    k8s::api::core::v1::{Pod, Volume},
+    k8s::api::core::v1::{PersistentVolume, Pod, Volume},
 };
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use super::{
+    claims::Claimed,
     objects::All,
     payload::{Reading, Tokened},
     private::Private,
 };
-use crate::{dirs, downward::Allocatable, meta};
+use crate::{csi::Csi, dirs, downward::Allocatable, meta, tokens::Tokens};
 
 /// One kind of volume. All calls may be made again, after a failure, by a later run of the agent, or while what they made is there: they
 /// bring about what is not there yet. A call that waits for others than the file system bounds its waits itself.
@@ -31,7 +32,14 @@ pub trait VolumePlugin: Sync {
     /// In the names of directories: `empty-dir` for upstream's `kubernetes.io/empty-dir`.
     fn name(&self) -> &'static str;
 
-    fn can_support(&self, volume: &Volume) -> bool;
+    /// `claimed`: what a volume that is a claim is bound to.
+    fn can_support(&self, volume: &Volume, claimed: Option<&PersistentVolume>) -> bool;
+
+    /// What an earlier run of the agent made ready for the pod, and is there still: it is the pod's, whatever an object says, and where no server or
+    /// driver answers. Asked before it is known what a claim is bound to.
+    async fn found(&self, _volume: &VolumeToMount) -> Option<Mounted> {
+        None
+    }
 
     /// Its content follows objects: it is set up again when they change. What does not is set up once by each run of the agent.
     fn requires_remount(&self) -> bool {
@@ -59,7 +67,15 @@ pub trait VolumePlugin: Sync {
     ///
     /// # Errors
     /// Nothing is deleted then; it is called again.
-    async fn tear_down(&self, _volume: &VolumeToUnmount) -> Result<(), String> {
+    async fn tear_down(&self, _host: &Host, _volume: &VolumeToUnmount) -> Result<(), String> {
+        Ok(())
+    }
+
+    /// What becomes due while a pod has the volume: called about every minute for volumes that [`VolumePlugin::node`] knows.
+    ///
+    /// # Errors
+    /// It is logged, and called again.
+    async fn tend(&self, _volume: &VolumeToMount) -> Result<(), String> {
         Ok(())
     }
 }
@@ -73,33 +89,45 @@ pub trait NodePlugin: Sync {
     /// The end of an event's line.
     fn identify(&self, volume: &VolumeToMount) -> Result<Identity, String>;
 
-    /// Waits until it is attached to this node; the device, where it is one.
+    /// A volume that an earlier run of the agent left.
+    fn found_again(&self, _host: &Host, _node: &NodeVolume) {}
+
+    /// Waits until it is attached to this node.
     ///
     /// # Errors
     /// The end of an event's line; it is called again.
-    async fn attach(&self, _volume: &NodeVolume) -> Result<Option<PathBuf>, String> {
-        Ok(None)
+    async fn attach(&self, _node: &NodeVolume, _volume: &VolumeToMount) -> Result<Attached, String> {
+        Ok(Attached::default())
     }
 
     /// Makes it ready in [`NodeVolume::staging`], which is there. CSI's `NodeStageVolume`.
     ///
     /// # Errors
     /// The end of an event's line; it is called again, or [`NodePlugin::unstage`] is.
-    async fn stage(&self, volume: &NodeVolume) -> Result<(), String>;
+    async fn stage(&self, node: &NodeVolume, volume: &VolumeToMount) -> Result<(), String>;
 
     /// Once no pod has it; also where staging it failed, or where it is not known how far that came.
     ///
     /// # Errors
     /// It is called again.
-    async fn unstage(&self, volume: &NodeVolume) -> Result<(), String>;
+    async fn unstage(&self, host: &Host, node: &NodeVolume) -> Result<(), String>;
 
     /// After [`NodePlugin::unstage`].
     ///
     /// # Errors
     /// Both are called again.
-    async fn detach(&self, _volume: &NodeVolume) -> Result<(), String> {
+    async fn detach(&self, _host: &Host, _node: &NodeVolume) -> Result<(), String> {
         Ok(())
     }
+}
+
+/// What attaching a volume has told.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Attached {
+    /// Where it is a device.
+    pub device: Option<PathBuf>,
+    /// What else is to be recorded of it, beside [`Identity::attributes`].
+    pub attributes: BTreeMap<String, String>,
 }
 
 /// How a pod's containers have a volume. Upstream: `volumeMode`.
@@ -145,6 +173,9 @@ pub struct Host {
     pub client: client::kube::Client,
     pub private: Arc<Private>,
     pub allocatable: Allocatable,
+    pub tokens: Tokens,
+    /// Drivers that registered here.
+    pub csi: Arc<Csi>,
 }
 
 /// What a pod's volumes are made from, as it is at one moment.
@@ -161,7 +192,9 @@ pub struct VolumeToMount {
     pub sources: Arc<Sources>,
     pub volume: Volume,
     pub mode: Mode,
-    /// As it was staged, of a plugin that has a [`NodePlugin`].
+    /// Of a volume that is a claim, once that is known.
+    pub claimed: Option<Arc<Claimed>>,
+    /// As it was staged, of a plugin that has a [`NodePlugin`]; before that, as an earlier run recorded it.
     pub node: Option<NodeVolume>,
 }
 
@@ -180,6 +213,11 @@ pub struct VolumeToUnmount {
 impl VolumeToMount {
     pub fn pod(&self) -> &Arc<Pod> {
         &self.sources.pod
+    }
+
+    /// What a volume that is a claim is bound to.
+    pub fn persistent(&self) -> Option<&PersistentVolume> {
+        self.claimed.as_ref().map(|claimed| &claimed.volume)
     }
 
     pub fn host(&self) -> &Host {

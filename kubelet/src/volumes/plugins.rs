@@ -1,6 +1,7 @@
 //! The kinds of volumes that this node has: one file and one line each.
 
 mod config_map;
+mod csi;
 mod downward_api;
 mod empty_dir;
 mod host_path;
@@ -23,6 +24,8 @@ pub type Table = &'static [&'static dyn VolumePlugin];
 /// A volume is the first's that supports it.
 pub const TABLE: Table = &[
     &config_map::ConfigMap,
+    // Before claims of other kinds.
+    &csi::Csi,
     &downward_api::DownwardApi,
     &empty_dir::EmptyDir,
     &host_path::HostPath,

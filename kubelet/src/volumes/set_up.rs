@@ -11,7 +11,8 @@ use api::{
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream};
 
 use super::{
-    node_volumes::{Failed, NodeVolumes},
+    claims,
+    node_volumes::{Failed, NodeVolumes, Use},
     plugin::{Mode, Mounted, Sources, VolumePlugin, VolumeToMount, blocking},
     plugins::Table,
 };
@@ -47,14 +48,15 @@ const AT_A_TIME_MAX: usize = 8;
 /// The event of each that failed, in the pod's order; the others are done.
 pub async fn all(plugins: Table, nodes: &NodeVolumes, sources: &Arc<Sources>, which: Which, ready: &mut Ready) -> Result<(), Vec<Failure>> {
     let volumes = meta::spec(&sources.pod).and_then(|s| s.volumes.as_deref()).unwrap_or_default();
+    let asks = |volume: &Volume| claims::is_claim(volume) || volume.csi.is_some();
+    // Before any is begun with: each would wait for the others.
+    let recorded = if volumes.iter().any(asks) { nodes.of_pod(meta::uid(&sources.pod)).await } else { Vec::new() };
     let (mut remote, mut local): (Vec<BoxFuture<'_, _>>, Vec<BoxFuture<'_, _>>) = Default::default();
     for (at, volume) in volumes.iter().enumerate() {
-        let plugin = plugins.iter().find(|plugin| plugin.can_support(volume)).copied();
-        let remounts = plugin.is_some_and(VolumePlugin::requires_remount);
+        let remounts = plugins.iter().find(|plugin| plugin.can_support(volume, None)).is_some_and(|plugin| plugin.requires_remount());
         if remounts || which == Which::All && !ready.contains_key(&volume.name) {
-            let of_node = plugin.is_some_and(|plugin| plugin.node().is_some());
-            let list = if of_node { &mut remote } else { &mut local };
-            list.push(one(plugin, nodes, sources, volume).map(move |done| (at, done)).boxed());
+            let list = if asks(volume) { &mut remote } else { &mut local };
+            list.push(one(plugins, nodes, sources, volume, &recorded).map(move |done| (at, done)).boxed());
         }
     }
     let remote = stream::iter(remote).buffer_unordered(AT_A_TIME_MAX).collect::<Vec<_>>();
@@ -80,15 +82,21 @@ fn mode(pod: &Pod, volume: &str) -> Mode {
 
 type Done = (String, Result<(Mode, Mounted), Failure>);
 
-async fn one(plugin: Option<&dyn VolumePlugin>, nodes: &NodeVolumes, sources: &Arc<Sources>, volume: &Volume) -> Done {
+async fn one(plugins: Table, nodes: &NodeVolumes, sources: &Arc<Sources>, volume: &Volume, recorded: &[Use]) -> Done {
     let (name, mode) = (volume.name.clone(), mode(&sources.pod, &volume.name));
     let done = catch_all("volumes", async {
+        let mut to_mount = VolumeToMount { sources: sources.clone(), volume: volume.clone(), mode, claimed: None, node: None };
+        if let Some(mounted) = found(plugins, recorded, &mut to_mount).await {
+            return Ok(mounted);
+        }
+        to_mount.claimed = claims::resolve(&to_mount).await.map_err(|why| (Step::SetUp, why))?.map(Arc::new);
         let unsupported = || format!("volumes of type {:?} are not supported", kind(volume));
+        let plugin = plugins.iter().find(|plugin| plugin.can_support(volume, to_mount.persistent())).copied();
         let plugin = plugin.ok_or_else(|| (Step::SetUp, unsupported()))?;
         if mode == Mode::Block && !plugin.supports_block() {
             return Err((Step::SetUp, format!("volumes of type {:?} are no block devices", kind(volume))));
         }
-        set_up(plugin, nodes, sources, volume, mode).await
+        set_up(plugin, nodes, to_mount).await
     });
     let done = done.await.unwrap_or_else(|panic| Err((Step::SetUp, panic.to_string())));
     (name, done.map(|mounted| (mode, mounted)).map_err(|(step, why)| failure(mode, step, &volume.name, &why)))
@@ -102,14 +110,28 @@ enum Step {
     Link,
 }
 
-async fn set_up(
-    plugin: &dyn VolumePlugin,
-    nodes: &NodeVolumes,
-    sources: &Arc<Sources>,
-    volume: &Volume,
-    mode: Mode,
-) -> Result<Mounted, (Step, String)> {
-    let mut to_mount = VolumeToMount { sources: sources.clone(), volume: volume.clone(), mode, node: None };
+/// What an earlier run of the agent made ready for the pod.
+async fn found(plugins: Table, recorded: &[Use], volume: &mut VolumeToMount) -> Option<Mounted> {
+    if !claims::is_claim(&volume.volume) && volume.volume.csi.is_none() {
+        return None;
+    }
+    let used = recorded.iter().find(|used| used.user.volume == volume.volume.name && used.user.mode == volume.mode);
+    let plugin = used.map(|used| &used.plugin);
+    volume.node = used.map(|used| used.volume.clone());
+    // One that is recorded is its plugin's; without a record it is one of those that have none.
+    let could = plugins.iter().filter(|candidate| plugin.map_or(candidate.node().is_none(), |name| candidate.name() == name));
+    for plugin in could {
+        if let Some(mounted) = plugin.found(volume).await {
+            let path = if volume.mode == Mode::Block { volume.dir(plugin.name()) } else { mounted.path };
+            return Some(Mounted { path, ..mounted });
+        }
+    }
+    None
+}
+
+async fn set_up(plugin: &dyn VolumePlugin, nodes: &NodeVolumes, mut to_mount: VolumeToMount) -> Result<Mounted, (Step, String)> {
+    let mode = to_mount.mode;
+    to_mount.node = None;
     if let Some(node) = plugin.node() {
         let staged = nodes.stage(plugin, node, &to_mount).await;
         to_mount.node = Some(staged.map_err(|failed| match failed {

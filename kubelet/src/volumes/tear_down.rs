@@ -41,14 +41,14 @@ pub async fn all(plugins: Table, nodes: &NodeVolumes, host: &Host, uid: &str) ->
             tracing::error!(uid, plugin = plugin.name(), volume = name, "a volume goes without its plugin: it has no record");
             continue;
         }
-        let torn_down = plugin.tear_down(volume).await;
+        let torn_down = plugin.tear_down(host, volume).await;
         torn_down.map_err(|why| failed(format!("UnmountVolume.TearDown failed for volume {name:?} : {why}")))?;
     }
     for dir in [pod_dir.clone(), private] {
         let at = dir.clone();
         blocking(move || remove(&dir)).await.map_err(|why| (at, why))?;
     }
-    nodes.release(uid).await.map_err(failed)
+    nodes.release(host, uid).await.map_err(failed)
 }
 
 /// The volumes that have a place below the pod's directory.

@@ -7,16 +7,20 @@ use std::{
     time::Duration,
 };
 
-use api::k8s::api::core::v1::{Pod, Volume};
+use api::{
+    k8s::api::core::v1::{PersistentVolume, Pod, Volume},
+    task::Group,
+};
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
 use super::{
-    plugin::{Identity, Mode, Mounted, NodePlugin, NodeVolume, VolumePlugin, VolumeToMount, VolumeToUnmount},
+    Manager,
+    plugin::{Attached, Host, Identity, Mode, Mounted, NodePlugin, NodeVolume, VolumePlugin, VolumeToMount, VolumeToUnmount},
     plugins::Table,
 };
-use crate::meta;
+use crate::{csi::Csi, meta};
 
 /// The disks outside of the node: `<outside>/<disk>` is there while it is attached, `<outside>/<disk>.<pod>` while a pod has it.
 pub struct Disks {
@@ -79,7 +83,7 @@ impl VolumePlugin for Disks {
         "disk"
     }
 
-    fn can_support(&self, volume: &Volume) -> bool {
+    fn can_support(&self, volume: &Volume, _claimed: Option<&PersistentVolume>) -> bool {
         volume.csi.as_ref().is_some_and(|csi| csi.driver == "disk.test")
     }
 
@@ -104,7 +108,7 @@ impl VolumePlugin for Disks {
         Ok(Mounted { path, read_only: false })
     }
 
-    async fn tear_down(&self, volume: &VolumeToUnmount) -> Result<(), String> {
+    async fn tear_down(&self, _host: &Host, volume: &VolumeToUnmount) -> Result<(), String> {
         let handle = &volume.node.as_ref().expect("it is recorded").handle;
         self.call("tear_down", &format!("{handle} {} {:?}", volume.pod_uid, volume.mode))?;
         let _ = fs::remove_file(self.of_pod(handle, &volume.pod_uid));
@@ -120,14 +124,14 @@ impl NodePlugin for Disks {
         Ok(Identity { handle, attributes })
     }
 
-    async fn attach(&self, volume: &NodeVolume) -> Result<Option<PathBuf>, String> {
+    async fn attach(&self, volume: &NodeVolume, _: &VolumeToMount) -> Result<Attached, String> {
         let device = self.outside.join(&volume.handle);
         fs::write(&device, "").unwrap();
         self.call("attach", &volume.handle)?;
-        Ok(Some(device))
+        Ok(Attached { device: Some(device), ..Attached::default() })
     }
 
-    async fn stage(&self, volume: &NodeVolume) -> Result<(), String> {
+    async fn stage(&self, volume: &NodeVolume, _: &VolumeToMount) -> Result<(), String> {
         fs::write(volume.staging.join("data"), "half").unwrap();
         self.call("stage", &volume.handle)?;
         let _pass = self.gate.acquire().await.unwrap();
@@ -135,14 +139,14 @@ impl NodePlugin for Disks {
         Ok(())
     }
 
-    async fn unstage(&self, volume: &NodeVolume) -> Result<(), String> {
+    async fn unstage(&self, _host: &Host, volume: &NodeVolume) -> Result<(), String> {
         self.call("unstage", &volume.handle)?;
         let _pass = self.gate.acquire().await.unwrap();
         let _ = fs::remove_file(volume.staging.join("data"));
         Ok(())
     }
 
-    async fn detach(&self, volume: &NodeVolume) -> Result<(), String> {
+    async fn detach(&self, _host: &Host, volume: &NodeVolume) -> Result<(), String> {
         self.call("detach", &format!("{} {}", volume.handle, volume.attributes["disk"]))?;
         let _ = fs::remove_file(self.outside.join(&volume.handle));
         Ok(())
@@ -188,6 +192,18 @@ pub fn nobody() -> client::kube::Client {
         std::future::pending::<Result<http::Response<client::kube::client::Body>, std::convert::Infallible>>().await
     });
     client::kube::Client::new(never, "default")
+}
+
+/// The volumes of a node without drivers.
+pub fn manager(root_dir: PathBuf, client: client::kube::Client, group: &Group) -> Manager {
+    let csi = csi(&client, group);
+    Manager::new(root_dir, client, csi, group)
+}
+
+/// What a node `n1` has to do with drivers.
+pub fn csi(client: &client::kube::Client, group: &Group) -> Arc<Csi> {
+    let nodes = client::Caches::unfollowed(client.clone(), group.clone()).of();
+    Csi::new("n1", client.clone(), nodes, client::Recorder::new(client.clone(), "kubelet", None, group))
 }
 
 /// Waits until something holds; some seconds at most.

@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use api::{GroupResource, Key, Status, annotations::CONFIG_MIRROR};
 use apiserver::identity::{Admission, Operation, Review};
 use async_trait::async_trait;
+use podspec::claims::name_for_pod;
 use serde_json::Value;
 
 use super::forbidden;
@@ -293,11 +294,18 @@ fn token(node: &str, review: &Review<'_>) -> Result<(), Status> {
     if pod.at("spec").text("nodeName") != node {
         return Err(forbidden(review, "node requested token bound to a pod scheduled on a different node"));
     }
-    audience(spec, &pod, &review.ctx.user.name).map_err(|why| forbidden(review, &why))
+    let find = |group: &str, resource: &str, namespace: &str, name: &str| {
+        let gr = GroupResource::new(group, resource);
+        (!name.is_empty()).then(|| review.ctx.engine.cached(&gr, &Key::new(namespace, name))).flatten().map(|object| object.value())
+    };
+    audience(spec, &pod, &review.ctx.user.name, &find).map_err(|why| forbidden(review, &why))
 }
 
-/// A node may ask for the audience of one of the pod's volumes only.
-fn audience(spec: Option<&Value>, pod: &Value, user: &str) -> Verdict {
+/// An object by group, resource, namespace and name.
+type Find<'a> = dyn Fn(&str, &str, &str, &str) -> Option<Value> + 'a;
+
+/// A node may ask for the audience of one of the pod's volumes only, or of their drivers. Source: `podReferencesAudience`.
+fn audience(spec: Option<&Value>, pod: &Value, user: &str, find: &Find<'_>) -> Verdict {
     let wanted = match spec.list("audiences") {
         [] => "",
         [one] => one.as_str().unwrap_or_default(),
@@ -307,7 +315,29 @@ fn audience(spec: Option<&Value>, pod: &Value, user: &str) -> Verdict {
     if sources.any(|s| s.at("serviceAccountToken").is_some_and(|t| t.text("audience") == wanted)) {
         return Ok(());
     }
+    let wants = |driver: &str| {
+        let driver = find("storage.k8s.io", "csidrivers", "", driver);
+        driver.as_ref().at("spec").list("tokenRequests").iter().any(|request| request.text("audience") == wanted)
+    };
+    if pod.at("spec").list("volumes").iter().any(|volume| wants(&driver_of(pod, volume, find))) {
+        return Ok(());
+    }
     Err(format!("audience {wanted:?} not found in pod spec volume, {user} is not authorized to request tokens for this audience"))
+}
+
+/// The driver that a volume names, or what its claim is bound to; empty where there is none.
+fn driver_of(pod: &Value, volume: &Value, find: &Find<'_>) -> String {
+    let (named, of) = (volume.at("csi").text("driver"), pod.at("metadata"));
+    if !named.is_empty() {
+        return named.to_owned();
+    }
+    let claim = match volume.at("ephemeral") {
+        Some(_) => name_for_pod(of.text("name"), volume.text("name")),
+        None => volume.at("persistentVolumeClaim").text("claimName").to_owned(),
+    };
+    let claim = find("", "persistentvolumeclaims", of.text("namespace"), &claim);
+    let bound = find("", "persistentvolumes", "", claim.as_ref().at("spec").text("volumeName"));
+    bound.as_ref().at("spec").at("csi").text("driver").to_owned()
 }
 
 fn lease(node: &str, review: &Review<'_>) -> Verdict {
@@ -435,9 +465,34 @@ mod tests {
     #[test]
     fn tokens_are_for_audiences_of_the_pod() {
         let pod = json!({"spec": {"volumes": [{"projected": {"sources": [{"serviceAccountToken": {"audience": "vault"}}]}}]}});
-        assert!(audience(Some(&json!({"audiences": ["vault"]})), &pod, "u").is_ok());
-        assert!(audience(Some(&json!({"audiences": ["other"]})), &pod, "u").is_err());
-        assert!(audience(Some(&json!({})), &pod, "u").is_err());
+        let none = |_: &str, _: &str, _: &str, _: &str| None;
+        assert!(audience(Some(&json!({"audiences": ["vault"]})), &pod, "u", &none).is_ok());
+        assert!(audience(Some(&json!({"audiences": ["other"]})), &pod, "u", &none).is_err());
+        assert!(audience(Some(&json!({})), &pod, "u", &none).is_err());
+    }
+
+    #[test]
+    fn tokens_are_for_audiences_of_the_drivers_of_the_pods_volumes() {
+        let find = |_: &str, resource: &str, namespace: &str, name: &str| match (resource, namespace, name) {
+            ("csidrivers", "", "d") => Some(json!({"spec": {"tokenRequests": [{"audience": "vault"}]}})),
+            ("persistentvolumeclaims", "n", "data" | "p-own") => Some(json!({"spec": {"volumeName": "pv"}})),
+            ("persistentvolumes", "", "pv") => Some(json!({"spec": {"csi": {"driver": "d"}}})),
+            _ => None,
+        };
+        let asked = |volume: Value, audience: &str| {
+            let pod = json!({"metadata": {"name": "p", "namespace": "n"}, "spec": {"volumes": [volume]}});
+            super::audience(Some(&json!({"audiences": [audience]})), &pod, "u", &find).is_ok()
+        };
+        for volume in [
+            json!({"name": "v", "csi": {"driver": "d"}}),
+            json!({"name": "v", "persistentVolumeClaim": {"claimName": "data"}}),
+            json!({"name": "own", "ephemeral": {"volumeClaimTemplate": {}}}),
+        ] {
+            assert!(asked(volume.clone(), "vault") && !asked(volume.clone(), "other"), "{volume}");
+        }
+        for other in [json!({"name": "v", "csi": {"driver": "e"}}), json!({"name": "v", "persistentVolumeClaim": {"claimName": "x"}})] {
+            assert!(!asked(other, "vault"));
+        }
     }
 
     #[test]

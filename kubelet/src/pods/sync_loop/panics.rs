@@ -50,7 +50,7 @@ fn a_loop(dir: &Path, pods: &Pods, group: &Group) -> (SyncLoop, mpsc::Receiver<E
         runtime,
         node: testing::context(Pod::default(), dir).node,
         recorder: Recorder::new(client.clone(), "kubelet", None, group),
-        volumes: volumes::Manager::new(dir.join("root"), client.clone(), group),
+        volumes: volumes::testing::manager(dir.join("root"), client.clone(), group),
         client,
         cgroups: cgroups::Manager::detect("skiff-panics-test").unwrap(),
         services: caches.of(),

@@ -2,7 +2,7 @@
 //!
 //! Source: `pkg/volume/downwardapi/downwardapi.go`.
 
-use api::k8s::api::core::v1::Volume;
+use api::k8s::api::core::v1::{PersistentVolume, Volume};
 use async_trait::async_trait;
 
 use crate::volumes::{
@@ -19,7 +19,7 @@ impl VolumePlugin for DownwardApi {
         "downward-api"
     }
 
-    fn can_support(&self, volume: &Volume) -> bool {
+    fn can_support(&self, volume: &Volume, _claimed: Option<&PersistentVolume>) -> bool {
         volume.downward_api.is_some()
     }
 

@@ -5,7 +5,7 @@
 use std::{fs, io, path::Path};
 
 use api::{
-    k8s::api::core::v1::{EmptyDirVolumeSource, Pod, Volume},
+    k8s::api::core::v1::{EmptyDirVolumeSource, PersistentVolume, Pod, Volume},
     quantity::Quantity,
 };
 use async_trait::async_trait;
@@ -29,7 +29,7 @@ impl VolumePlugin for EmptyDir {
         "empty-dir"
     }
 
-    fn can_support(&self, volume: &Volume) -> bool {
+    fn can_support(&self, volume: &Volume, _claimed: Option<&PersistentVolume>) -> bool {
         volume.empty_dir.is_some()
     }
 

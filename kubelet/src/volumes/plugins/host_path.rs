@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use api::k8s::api::core::v1::{HostPathVolumeSource, Volume};
+use api::k8s::api::core::v1::{HostPathVolumeSource, PersistentVolume, Volume};
 use async_trait::async_trait;
 
 use crate::volumes::plugin::{Mounted, VolumePlugin, VolumeToMount, blocking};
@@ -21,7 +21,7 @@ impl VolumePlugin for HostPath {
         "host-path"
     }
 
-    fn can_support(&self, volume: &Volume) -> bool {
+    fn can_support(&self, volume: &Volume, _claimed: Option<&PersistentVolume>) -> bool {
         volume.host_path.is_some()
     }
 

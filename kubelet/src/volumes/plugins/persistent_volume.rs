@@ -6,29 +6,24 @@
 use std::{
     collections::BTreeMap,
     fs,
-    os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt},
+    os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt},
     path::{Path, PathBuf},
     sync::{Arc, Weak},
     time::Duration,
 };
 
-use api::k8s::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod, Volume};
+use api::k8s::api::core::v1::{PersistentVolume, Pod, Volume};
 use async_trait::async_trait;
-use client::{
-    kube,
-    pods::node_affinity::{NamedLabels, term_matches},
-    watch,
-};
 use parking_lot::Mutex;
-use podspec::claims::{LOCAL_PROVISIONER, PROVISIONED_BY, annotation, is_for_pod, name_for_pod, volume_name};
+use podspec::claims::{LOCAL_PROVISIONER, PROVISIONED_BY, annotation};
 use tokio::sync::OwnedMutexGuard;
 
 use super::host_path;
 use crate::{
-    dirs, meta,
+    dirs,
     volumes::{
-        local_storage,
-        ownership::{self, Access, fs_group},
+        claims, local_storage,
+        ownership::{self, fs_group},
         plugin::{Mode, Mounted, VolumePlugin, VolumeToMount, blocking},
         set_up::map,
     },
@@ -36,12 +31,8 @@ use crate::{
 
 /// In the names of pods' directories.
 pub const NAME: &str = "local-volume";
-const READ_BOUND: Duration = Duration::from_secs(10);
 /// The set-up of a large volume for its first pod takes longer: the other is tried again.
 const TURN_BOUND: Duration = Duration::from_secs(10);
-
-/// The finalizer of a claim that pods use.
-const PROTECTION: &str = "kubernetes.io/pvc-protection";
 
 pub struct PersistentVolumes;
 
@@ -51,8 +42,14 @@ impl VolumePlugin for PersistentVolumes {
         NAME
     }
 
-    fn can_support(&self, volume: &Volume) -> bool {
-        volume.persistent_volume_claim.is_some() || volume.ephemeral.is_some()
+    fn can_support(&self, volume: &Volume, _claimed: Option<&PersistentVolume>) -> bool {
+        claims::is_claim(volume)
+    }
+
+    async fn found(&self, volume: &VolumeToMount) -> Option<Mounted> {
+        let (link, read_only) = (volume.dir(NAME), claims::is_read_only(&volume.volume));
+        let found = blocking(move || Ok(fs::read_link(link).ok().filter(|path| path.exists()))).await;
+        found.ok().flatten().map(|path| Mounted { path, read_only })
     }
 
     fn supports_block(&self) -> bool {
@@ -60,13 +57,8 @@ impl VolumePlugin for PersistentVolumes {
     }
 
     async fn set_up(&self, volume: VolumeToMount) -> Result<Mounted, String> {
-        let (claim, link) = (Claimed::of(&volume), volume.dir(NAME));
-        let (place_of_pod, read_only) = (link.clone(), claim.read_only);
-        // What an earlier run of the agent has set up is the pod's as long as it is there: no server is asked, which may be gone.
-        if let Some(path) = blocking(move || Ok(fs::read_link(place_of_pod).ok().filter(|path| path.exists()))).await? {
-            return Ok(Mounted { path, read_only });
-        }
-        let found = resolve(&volume, &claim).await?;
+        let (link, read_only) = (volume.dir(NAME), claims::is_read_only(&volume.volume));
+        let found = volume.persistent().cloned().ok_or("it is not known what the claim is bound to")?;
         let turn = match found.spec.as_ref().and_then(|spec| spec.local.as_ref()) {
             Some(local) => Some(turn(Path::new(&local.path)).await?),
             None => None,
@@ -76,98 +68,14 @@ impl VolumePlugin for PersistentVolumes {
             let turn = turn;
             let path = place(&found, volume.mode, &dirs::storage(&volume.host().root_dir))?;
             if volume.mode == Mode::Filesystem {
-                if turn.is_some() && !claim.read_only {
+                if turn.is_some() && !read_only {
                     give_to_group(&path, volume.pod(), &volume.host().root_dir)?;
                 }
                 map(&path, &link).map_err(|e| e.to_string())?;
             }
-            Ok(Mounted { path, read_only: claim.read_only })
+            Ok(Mounted { path, read_only })
         })
         .await
-    }
-}
-
-/// The claim that a pod's volume is.
-struct Claimed {
-    name: String,
-    /// It is made for the pod.
-    is_own: bool,
-    read_only: bool,
-}
-
-impl Claimed {
-    fn of(volume: &VolumeToMount) -> Self {
-        match &volume.volume.persistent_volume_claim {
-            Some(claim) => Self { name: claim.claim_name.clone(), is_own: false, read_only: claim.read_only == Some(true) },
-            None => Self { name: name_for_pod(meta::name(volume.pod()), &volume.volume.name), is_own: true, read_only: false },
-        }
-    }
-}
-
-/// The volume that the claim is bound to, which this node may have.
-async fn resolve(volume: &VolumeToMount, claimed: &Claimed) -> Result<PersistentVolume, String> {
-    let (client, pod) = (&volume.host().client, volume.pod());
-    let namespace = meta::namespace(pod);
-    let failed = |why: String| format!("error processing PVC {namespace}/{}: {why}", claimed.name);
-    let claim = get::<PersistentVolumeClaim>(client, Some(namespace), &claimed.name).await;
-    let claim = claim.map_err(|why| failed(format!("failed to fetch PVC from API server: {why}")))?;
-    usable(&claim).map_err(failed)?;
-    if claimed.is_own {
-        is_for_pod(&claim, meta::name(pod), Some(meta::uid(pod)))?;
-    }
-    let name = volume_name(&claim);
-    let found = get::<PersistentVolume>(client, None, name)
-        .await
-        .map_err(|why| failed(format!("failed to fetch PV {name} from API server: {why}")))?;
-    is_of(&found, &claim, volume.mode, &volume.volume.name).map_err(failed)?;
-    if let Some(required) = found.spec.as_ref().and_then(|spec| spec.node_affinity.as_ref()?.required.as_ref()) {
-        let node = meta::spec(pod).and_then(|spec| spec.node_name.as_deref()).unwrap_or_default();
-        let node = get::<Node>(client, None, node).await.map_err(|why| format!("storage node affinity check failed: {why}"))?;
-        let labels = node.metadata.labels.unwrap_or_default();
-        let labels = NamedLabels { name: "", labels: &labels };
-        if !required.node_selector_terms.iter().any(|term| term_matches(term, labels)) {
-            return Err("storage node affinity check failed: no matching NodeSelectorTerms".into());
-        }
-    }
-    Ok(found)
-}
-
-async fn get<K: client::Object>(client: &kube::Client, namespace: Option<&str>, name: &str) -> Result<K, String> {
-    match tokio::time::timeout(READ_BOUND, watch::get::<K>(client, namespace, name)).await {
-        Ok(read) => read.map(|seen| seen.object).map_err(|error| error.to_string()),
-        Err(_) => Err("the API server did not answer in time".into()),
-    }
-}
-
-/// One that is being deleted is for the pods that have it: those of an agent that starts again too. Upstream: `getPVCExtractPV`.
-fn usable(claim: &PersistentVolumeClaim) -> Result<(), String> {
-    let is_protected = || claim.metadata.finalizers.iter().flatten().any(|finalizer| finalizer == PROTECTION);
-    let phase = claim.status.as_ref().and_then(|status| status.phase.as_deref());
-    let why = match () {
-        () if claim.metadata.deletion_timestamp.is_some() && !is_protected() => "PVC is being deleted",
-        () if phase != Some("Bound") => "PVC is not bound",
-        () if volume_name(claim).is_empty() => "PVC has empty pvc.Spec.VolumeName",
-        () => return Ok(()),
-    };
-    Err(why.into())
-}
-
-/// Upstream: `getPVSpec`, and what the populator says of modes.
-fn is_of(volume: &PersistentVolume, claim: &PersistentVolumeClaim, mode: Mode, name: &str) -> Result<(), String> {
-    let (of_volume, uid) = (volume.metadata.name.as_deref().unwrap_or_default(), claim.metadata.uid.as_deref().unwrap_or_default());
-    let spec = volume.spec.as_ref();
-    let Some(reference) = spec.and_then(|spec| spec.claim_ref.as_ref()) else {
-        return Err(format!("found PV object {of_volume} but it has a nil pv.Spec.ClaimRef indicating it is not yet bound to the claim"));
-    };
-    let of_reference = reference.uid.as_deref().unwrap_or_default();
-    if of_reference != uid {
-        return Err(format!("found PV object {of_volume} but its pv.Spec.ClaimRef.UID {of_reference} does not point to claim.UID {uid}"));
-    }
-    let is_block = spec.and_then(|spec| spec.volume_mode.as_deref()) == Some("Block");
-    match mode {
-        Mode::Filesystem if is_block => Err(format!("volume {name} has volumeMode Block, but is specified in volumeMounts")),
-        Mode::Block if !is_block => Err(format!("volume {name} has volumeMode Filesystem, but is specified in volumeDevices")),
-        _ => Ok(()),
     }
 }
 
@@ -241,12 +149,7 @@ fn give_to_group(path: &Path, pod: &Pod, root_dir: &Path) -> Result<(), String> 
     if local_storage::used(root_dir).map_err(|e| e.to_string())?.contains(path) {
         return Ok(());
     }
-    let policy = meta::spec(pod).and_then(|spec| spec.security_context.as_ref()?.fs_group_change_policy.as_deref());
-    let root = fs::metadata(path).map_err(|e| e.to_string())?;
-    if policy == Some("OnRootMismatch") && root.gid() == group && root.mode() & 0o2770 == 0o2770 {
-        return Ok(());
-    }
-    ownership::apply(path, group, Access::ReadWrite).map_err(|e| e.to_string())
+    ownership::apply_as_wanted(path, group, pod).map_err(|e| e.to_string())
 }
 
 /// Waits until no other pod's set-up of that volume is under way. Upstream: `volumeLocks`.
@@ -278,6 +181,8 @@ fn kind(volume: &PersistentVolume) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::MetadataExt;
+
     use serde_json::{Value, json};
 
     use super::*;
@@ -346,29 +251,5 @@ mod tests {
             place(&volume(json!({"hostPath": {"path": "/etc"}}), Value::Null), Mode::Filesystem, storage).unwrap(),
             Path::new("/etc")
         );
-    }
-
-    #[test]
-    fn a_claim_is_used_once_it_is_bound() {
-        let claim = |said: Value| -> PersistentVolumeClaim {
-            let mut whole = json!({"metadata": {"name": "c", "uid": "u"}, "spec": {"volumeName": "pv"}, "status": {"phase": "Bound"}});
-            for (part, fields) in said.as_object().unwrap() {
-                whole[part].as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
-            }
-            serde_json::from_value(whole).unwrap()
-        };
-        let why = |said: Value| usable(&claim(said)).err();
-        assert_eq!(why(json!({})), None);
-        assert_eq!(why(json!({"status": {"phase": "Pending"}})).as_deref(), Some("PVC is not bound"));
-        assert_eq!(why(json!({"spec": {"volumeName": ""}})).as_deref(), Some("PVC has empty pvc.Spec.VolumeName"));
-        let going = |finalizer: &str| json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z", "finalizers": ["a", finalizer]}});
-        assert_eq!(why(going("b")).as_deref(), Some("PVC is being deleted"));
-        assert_eq!(why(going(PROTECTION)), None);
-        let of = |uid: Value, mode: &str| volume(json!({"claimRef": {"uid": uid}, "volumeMode": mode}), Value::Null);
-        let judged = |volume: PersistentVolume, mode| is_of(&volume, &claim(json!({})), mode, "v").err();
-        assert_eq!(judged(of(json!("u"), "Filesystem"), Mode::Filesystem), None);
-        assert!(judged(of(json!("x"), "Filesystem"), Mode::Filesystem).unwrap().contains("does not point to claim.UID u"));
-        assert!(judged(of(json!("u"), "Block"), Mode::Filesystem).unwrap().contains("volumeMode Block"));
-        assert!(judged(of(json!("u"), "Filesystem"), Mode::Block).unwrap().contains("volumeMode Filesystem"));
     }
 }

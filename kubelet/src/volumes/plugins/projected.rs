@@ -2,7 +2,7 @@
 //!
 //! Source: `pkg/volume/projected/projected.go`.
 
-use api::k8s::api::core::v1::Volume;
+use api::k8s::api::core::v1::{PersistentVolume, Volume};
 use async_trait::async_trait;
 
 use crate::volumes::{
@@ -19,7 +19,7 @@ impl VolumePlugin for Projected {
         "projected"
     }
 
-    fn can_support(&self, volume: &Volume) -> bool {
+    fn can_support(&self, volume: &Volume, _claimed: Option<&PersistentVolume>) -> bool {
         volume.projected.is_some()
     }
 

@@ -3,6 +3,7 @@
 mod admission;
 mod at_rest;
 mod audit;
+mod autoscaling;
 mod front_proxy;
 mod given;
 mod hollow;
@@ -26,6 +27,7 @@ pub use self::identity::{AuthenticationFlags, AuthorizationFlags, UNSAID};
 pub use admission::AdmissionFlags;
 pub use at_rest::AtRestFlags;
 pub use audit::AuditFlags;
+pub use autoscaling::AutoscalingFlags;
 pub use front_proxy::FrontProxyFlags;
 pub use given::Given;
 pub use hollow::HollowFlags;
@@ -168,6 +170,8 @@ pub struct ServerFlags {
     pub front_proxy: FrontProxyFlags,
     #[command(flatten)]
     pub nodes: NodesFlags,
+    #[command(flatten)]
+    pub autoscaling: AutoscalingFlags,
     #[command(flatten)]
     pub servers: ServersFlags,
     /// All flags and their values, for `/flagz`: no secrets.

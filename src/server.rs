@@ -297,6 +297,7 @@ impl Control {
             nodes: flags.nodes.config(),
             clock: Clock::default(),
             terminated_pods_max: flags.nodes.terminated_pod_gc_threshold,
+            autoscalers: flags.autoscaling.config(),
         };
         Rooms {
             config,

@@ -17,6 +17,7 @@ mod endpointslicemirroring;
 mod ephemeral;
 mod expand;
 mod garbage;
+mod horizontalpodautoscaler;
 mod index;
 mod job;
 mod lasted;
@@ -52,6 +53,7 @@ use std::{ops::Deref, sync::Arc};
 
 pub use bootstrap::USED_BY_NODE as TOKEN_USED_BY;
 pub use certificates::{Authority, Reserved};
+pub use horizontalpodautoscaler::AutoscalerConfig;
 pub use nodelifecycle::NodeConfig;
 
 use api::task::Group;
@@ -78,6 +80,8 @@ pub struct Config {
     pub clock: Clock,
     /// `--terminated-pod-gc-threshold`: so many terminated pods may stay; 0 is any number.
     pub terminated_pods_max: usize,
+    /// When and how far autoscalers scale.
+    pub autoscalers: AutoscalerConfig,
 }
 
 /// Upstream's `--terminated-pod-gc-threshold`.
@@ -128,6 +132,9 @@ const TABLE: &[Row] = &[
     ("job-controller", "job-controller", |s| s.run(job::Orphans::new(s.caches, &s.owned, s.client()))),
     ("ttl-after-finished-controller", "ttl-after-finished-controller", |s| s.run(ttlafterfinished::Finished::new(s.caches, s.config))),
     ("cronjob-controller", "cronjob-controller", |s| s.run(cronjob::CronJobs::new(s.caches))),
+    ("horizontal-pod-autoscaler", "horizontal-pod-autoscaler", |s| {
+        s.run(horizontalpodautoscaler::Autoscalers::new(s.caches, s.client(), s.config))
+    }),
     ("endpoint-controller", "endpoint-controller", |s| s.run(endpoints::Endpoints::new(s.caches, &s.selected))),
     ("endpointslice-controller", "endpoint-slice-controller", |s| s.run(endpointslice::EndpointSlices::new(s.caches, &s.selected))),
     ("endpointslicemirroring-controller", "endpoint-slice-mirroring-controller", |s| s.run(endpointslicemirroring::Mirrors::new(s.caches))),

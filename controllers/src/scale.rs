@@ -328,6 +328,7 @@ impl Config {
             nodes: crate::NodeConfig::default(),
             clock: client::leader::Clock::default(),
             terminated_pods_max: 0,
+            autoscalers: crate::AutoscalerConfig::default(),
         }
     }
 }

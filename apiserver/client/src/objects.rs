@@ -9,6 +9,7 @@ use api::{
     k8s::{
         api::{
             apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet},
+            autoscaling::v2::HorizontalPodAutoscaler,
             batch::v1::{CronJob, Job},
             certificates::v1::CertificateSigningRequest,
             coordination::v1::Lease,
@@ -146,6 +147,7 @@ objects![
     ConfigMap => ConfigMap,
     ControllerRevision => ControllerRevision,
     CronJob => CronJob,
+    HorizontalPodAutoscaler => HorizontalPodAutoscaler,
     DaemonSet => DaemonSet,
     Deployment => Deployment,
     Endpoints => Endpoints,

@@ -63,9 +63,12 @@ pub(crate) fn put(kind: &Kind, paths: &ScalePaths, object: &mut Value, scale: &V
     Ok(())
 }
 
-/// A label selector, or a map of labels, as one line.
+/// A label selector, or a map of labels, as one line; custom resources have it as that line (`labelSelectorPath`).
 fn selector_text(selector: &Value) -> String {
     use api::selector::Labels;
+    if let Some(line) = selector.as_str() {
+        return line.to_owned();
+    }
     let is_selector = selector.get("matchLabels").is_some_and(Value::is_object) || selector.get("matchExpressions").is_some();
     if is_selector {
         let typed = serde_json::from_value(selector.clone()).ok();

@@ -57,7 +57,7 @@ static LONGEST: Family = Family::gauge(
 static RETRIES: Family = Family::counter("workqueue_retries_total", "[BETA] Total number of retries handled by workqueue", &["name"]);
 
 /// Upstream's names of queues, where they are not the controller's with `_`.
-const NAMES: [(&str, &str); 21] = [
+const NAMES: [(&str, &str); 22] = [
     ("certificatesigningrequest-approving-controller", "certificate"),
     ("certificatesigningrequest-cleaner-controller", "certificate_cleaner"),
     ("certificatesigningrequest-signing-controller", "certificate_signer"),
@@ -66,6 +66,7 @@ const NAMES: [(&str, &str); 21] = [
     ("endpointslice-controller", "endpoint_slice"),
     ("endpointslice-mirroring-controller", "endpoint_slice_mirroring"),
     ("garbage-collector-controller", "garbage_collector_attempt_to_delete"),
+    ("horizontal-pod-autoscaler-controller", "horizontalpodautoscaler"),
     ("node-lifecycle-controller", "node_lifecycle_controller"),
     ("node-ttl-controller", "ttlcontroller"),
     ("persistentvolume-attach-detach-controller", "pvcs"),

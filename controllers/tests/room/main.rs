@@ -1,9 +1,10 @@
 //! Controllers beside the real API server over the memory store: garbage when it cannot learn what the server serves, conditions of pods that go,
-//! machines that join, quotas, DaemonSets, StatefulSets, Jobs, claims and volumes.
+//! machines that join, quotas, DaemonSets, StatefulSets, Jobs, claims and volumes, autoscalers.
 
 mod jobs;
 mod joining;
 mod quota;
+mod scaling;
 mod sets;
 mod storage;
 
@@ -13,6 +14,7 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use api::{
@@ -97,6 +99,7 @@ fn start(door: &Door, group: &Group, clients: &dyn Fn(&str) -> Client) {
         nodes: controllers::NodeConfig::default(),
         clock: Clock::default(),
         terminated_pods_max: controllers::TERMINATED_PODS_MAX,
+        autoscalers: controllers::AutoscalerConfig { sync_period: Duration::from_millis(150), ..Default::default() },
     };
     controllers::start(&config, &caches, clients, group);
 }

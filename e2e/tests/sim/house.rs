@@ -99,6 +99,7 @@ pub fn config(door: &Door) -> controllers::Config {
         nodes: controllers::NodeConfig::default(),
         clock: Clock::of(move || origin.elapsed()),
         terminated_pods_max: controllers::TERMINATED_PODS_MAX,
+        autoscalers: controllers::AutoscalerConfig::default(),
     }
 }
 

@@ -85,6 +85,11 @@ impl Quantity {
         Self { nano: (whole + rest.signum()).saturating_mul(MILLI).max(-i128::MAX), format: self.format }
     }
 
+    /// As near as floating point comes to it (upstream's `AsApproximateFloat64`).
+    pub fn approximate(self) -> f64 {
+        self.nano as f64 / NANO as f64
+    }
+
     pub fn is_negative(self) -> bool {
         self.nano < 0
     }

@@ -7,6 +7,7 @@
 mod atomic;
 #[cfg(test)]
 mod claim_tests;
+mod device;
 mod directories;
 mod files;
 mod local_storage;
@@ -20,6 +21,7 @@ mod payload;
 mod plugin;
 mod plugins;
 mod private;
+mod propagation;
 mod record;
 mod rehearse;
 mod removal;
@@ -27,6 +29,8 @@ mod set_up;
 mod tear_down;
 #[cfg(test)]
 pub(crate) mod testing;
+mod tree;
+mod usage;
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -40,7 +44,9 @@ use futures::future::join_all;
 use parking_lot::Mutex;
 use tokio::sync::{OwnedMutexGuard, Semaphore, oneshot};
 
-pub(crate) use self::{mount_table::unmount_below, rehearse::rehearse};
+pub(crate) use self::{
+    mount_table::unmount_below, plugin::blocking, propagation::make_shared, rehearse::rehearse, usage::of as disk_usage,
+};
 use self::{
     node_volumes::NodeVolumes,
     payload::Tokened,

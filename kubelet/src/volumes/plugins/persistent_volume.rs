@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use api::k8s::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod, Volume};
+use api::k8s::api::core::v1::{LocalVolumeSource, Node, PersistentVolume, PersistentVolumeClaim, Pod, Volume};
 use async_trait::async_trait;
 use client::{
     kube,
@@ -112,9 +112,9 @@ async fn mount(volume: &VolumeToMount, found: &PersistentVolume, device: &Path, 
     let (device, is_used, is_aside) = made.await?;
     let spec = found.spec.clone().unwrap_or_default();
     if !is_aside {
-        let kind = spec.local.and_then(|local| local.fs_type).unwrap_or_else(|| device::DEFAULT.into());
+        let kind = file_system(spec.local.as_ref());
         let options = spec.mount_options.unwrap_or_default();
-        let system = FileSystem { device: &device, kind: &kind, options: &options, read_only, is_mounted: is_used };
+        let system = FileSystem { device: &device, kind, options: &options, read_only, is_mounted: is_used };
         let failed =
             |why| format!("local: failed to mount device {} at {} (fstype: {kind}), error {why}", device.display(), place.display());
         system.mount(&aside).await.map_err(failed)?;
@@ -127,6 +127,11 @@ async fn mount(volume: &VolumeToMount, found: &PersistentVolume, device: &Path, 
         mount_bind(&aside, &place).and_then(|()| unmount(&aside, UnmountFlags::DETACH)).map_err(|e| e.to_string())
     })
     .await
+}
+
+/// Empty is not stated.
+fn file_system(local: Option<&LocalVolumeSource>) -> &str {
+    local.and_then(|local| local.fs_type.as_deref()).filter(|kind| !kind.is_empty()).unwrap_or(device::DEFAULT)
 }
 
 /// Makes the directories that a device is mounted at. The device's own name, whether it is mounted elsewhere, and whether at the first of them.
@@ -400,6 +405,14 @@ mod tests {
             place(&volume(json!({"hostPath": {"path": "/etc"}}), Value::Null), Mode::Filesystem, storage).unwrap(),
             Path::new("/etc")
         );
+    }
+
+    #[test]
+    fn a_device_has_the_file_system_that_is_stated() {
+        for (stated, wanted) in [(Value::Null, "ext4"), (json!(""), "ext4"), (json!("xfs"), "xfs")] {
+            let volume = volume(json!({"local": {"path": "/dev/x", "fsType": stated}}), Value::Null);
+            assert_eq!(file_system(volume.spec.unwrap().local.as_ref()), wanted);
+        }
     }
 
     #[test]

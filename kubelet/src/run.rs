@@ -107,6 +107,9 @@ pub async fn run(config: Config, client: Client, caches: Caches, group: Group) -
         // Pods that run may have more than that already.
         tracing::warn!(%error, "failed to set the limits of the kubepods cgroup to node allocatable");
     }
+    if let Err(error) = volumes::make_shared(&context.root_dir) {
+        tracing::warn!(%error, "failed to make the directory of pods a shared mount: containers cannot mount anything for others");
+    }
     let recorder = Recorder::new(client.clone(), "kubelet", Some(&config.node_name), &group);
     let nodes = caches.filtered::<Node>(&format!("metadata.name={}", config.node_name));
     let csi = Csi::new(&config.node_name, client.clone(), nodes.clone(), recorder.clone());

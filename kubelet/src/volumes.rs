@@ -10,6 +10,7 @@ mod claim_tests;
 mod claims;
 #[cfg(test)]
 mod csi_tests;
+mod device;
 mod directories;
 mod files;
 mod local_storage;
@@ -23,6 +24,7 @@ mod payload;
 mod plugin;
 mod plugins;
 mod private;
+mod propagation;
 mod record;
 mod rehearse;
 mod removal;
@@ -31,6 +33,8 @@ mod tear_down;
 mod tending;
 #[cfg(test)]
 pub(crate) mod testing;
+mod tree;
+mod usage;
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -44,7 +48,9 @@ use futures::future::join_all;
 use parking_lot::Mutex;
 use tokio::sync::{OwnedMutexGuard, Semaphore, oneshot};
 
-pub(crate) use self::{mount_table::unmount_below, rehearse::rehearse};
+pub(crate) use self::{
+    mount_table::unmount_below, plugin::blocking, propagation::make_shared, rehearse::rehearse, usage::of as disk_usage,
+};
 use self::{
     node_volumes::NodeVolumes,
     payload::Tokened,

@@ -102,11 +102,14 @@ fn memory_request(container: &Container) -> i64 {
 
 /// Source: `IsNodeCriticalPod` in `pkg/kubelet/types/pod_update.go`.
 fn is_node_critical(pod: &Pod) -> bool {
-    let spec = pod.spec.as_ref();
-    let critical = meta::is_static(pod)
+    is_critical(pod) && pod.spec.as_ref().and_then(|s| s.priority_class_name.as_deref()) == Some("system-node-critical")
+}
+
+/// One that is not evicted. Source: `IsCriticalPod` there.
+pub fn is_critical(pod: &Pod) -> bool {
+    meta::is_static(pod)
         || meta::annotation(pod, CONFIG_MIRROR).is_some()
-        || spec.and_then(|s| s.priority).is_some_and(|p| p >= SYSTEM_CRITICAL);
-    critical && spec.and_then(|s| s.priority_class_name.as_deref()) == Some("system-node-critical")
+        || pod.spec.as_ref().and_then(|s| s.priority).is_some_and(|p| p >= SYSTEM_CRITICAL)
 }
 
 #[cfg(test)]

@@ -242,3 +242,36 @@ async fn a_pod_runs_with_the_handler_of_its_runtime_class_or_is_told_why_not() {
     })
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_writes_more_than_it_may_is_evicted() {
+    in_a_house(async |kubelet| {
+        let rows = [
+            ("volume", json!({"sizeLimit": "1Mi"}), json!({}), "Usage of EmptyDir volume \"e\" exceeds the limit \"1Mi\". "),
+            (
+                "logs",
+                json!({}),
+                json!({"limits": {"ephemeral-storage": "1Mi"}}),
+                "Pod ephemeral local storage usage exceeds the total limit of containers 1Mi. ",
+            ),
+            // What is written to a container's own root file system is measured by the runtime, once in a minute.
+            ("modest", json!({"sizeLimit": "8Mi"}), json!({"limits": {"ephemeral-storage": "16Mi"}}), ""),
+        ];
+        for (name, source, resources, _) in &rows {
+            let script = "dd if=/dev/zero of=/e/a bs=1M count=2; dd if=/dev/zero bs=1M count=2 | tr '\\0' x | fold -w 200; sleep 1000";
+            let container = json!({"name": "c", "image": IMAGE, "command": ["sh", "-c", script], "resources": resources,
+                "volumeMounts": [{"name": "e", "mountPath": "/e"}]});
+            let spec = json!({"nodeName": NODE, "hostNetwork": true, "automountServiceAccountToken": false, "terminationGracePeriodSeconds": 1000,
+                "containers": [container], "volumes": [{"name": "e", "emptyDir": source}]});
+            let pod: Pod = serde_json::from_value(json!({"metadata": {"name": name}, "spec": spec})).unwrap();
+            kubelet.pods().create(&PostParams::default(), &pod).await.unwrap();
+        }
+        for (name, _, _, message) in rows.iter().filter(|(.., message)| !message.is_empty()) {
+            let status = kubelet.until(name, |p| phase(p) == "Failed").await.status.unwrap();
+            assert_eq!((status.reason.as_deref(), status.message.as_deref()), (Some("Evicted"), Some(*message)));
+            kubelet.told(name, "Evicted", message).await;
+        }
+        assert_eq!(phase(&kubelet.pods().get("modest").await.unwrap()), "Running");
+    })
+    .await;
+}

@@ -25,6 +25,11 @@ pub enum Event {
     Listed(Listing),
     /// Something in the runtime ended.
     Task(TaskEvent),
+    /// A pod has more on this node's disk than it may have.
+    Exceeded {
+        uid: String,
+        message: String,
+    },
     Inspected {
         uid: String,
         seen: Option<RuntimePod>,

@@ -10,6 +10,7 @@ mod recorder;
 mod rehearse;
 mod runtime_state;
 mod status;
+mod storage_limits;
 mod sync_loop;
 mod workers;
 

@@ -67,6 +67,7 @@ use crate::{
 
 /// After a pod's plan panicked.
 const PANIC_RETRY: Duration = Duration::from_secs(10);
+const EVICTED: &str = "Evicted";
 
 /// All that is known of this node's pods. [`start`] makes it; it changes by events only, and acts through the workers it starts.
 struct SyncLoop {
@@ -144,6 +145,7 @@ impl SyncLoop {
             Event::Manifests(pods) => self.manifests(pods),
             Event::Listed(listing) => self.listed(listing),
             Event::Task(event) => self.runtime_event(event),
+            Event::Exceeded { uid, message } => self.evict(&uid, message),
             Event::Inspected { uid, seen } => self.inspected(&uid, seen),
             Event::ContainerStarted { uid, container } => self.container_started(&uid, container),
             Event::WorkerDone { uid, serial, outcomes } => self.worker_done(&uid, serial, outcomes),
@@ -305,6 +307,14 @@ impl SyncLoop {
         if let Some(entry) = self.entries.get_mut(uid) {
             entry.stop(StopCause::Failed { reason: refusal.reason, message }, grace);
         }
+    }
+
+    /// It fails, at once. Upstream: `evictPod`.
+    fn evict(&mut self, uid: &str, message: String) {
+        let Some(entry) = self.entries.get_mut(uid).filter(|e| e.is_alive() && e.pod_state.stop.is_none()) else { return };
+        PodRecorder::about(&self.deps.recorder, &entry.pod).warning(EVICTED, message.clone());
+        entry.stop(StopCause::Failed { reason: EVICTED.into(), message }, 0);
+        self.step(uid);
     }
 
     fn found(&mut self, finding: &Finding) {

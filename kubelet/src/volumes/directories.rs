@@ -32,3 +32,12 @@ pub fn tmpfs(dir: &Path, size_bytes: Option<i64>, mode: u32) -> io::Result<()> {
     }
     Err(rustix::io::Errno::INVAL.into())
 }
+
+/// Mounts huge pages of that size, so many bytes of them.
+///
+/// # Errors
+/// What the system says.
+pub fn hugetlbfs(dir: &Path, page: &str, bytes: i64) -> io::Result<()> {
+    let options = CString::new(format!("pagesize={page},size={bytes}")).unwrap_or_default();
+    Ok(mount("nodev", dir, "hugetlbfs", MountFlags::empty(), options.as_c_str())?)
+}

@@ -88,7 +88,8 @@ pub fn used(root_dir: &Path) -> io::Result<BTreeSet<PathBuf>> {
             links => {
                 for link in links? {
                     match fs::read_link(link?.path()) {
-                        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                        // A device's file system is mounted there.
+                        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidInput) => {}
                         path => _ = used.insert(path?),
                     }
                 }

@@ -52,6 +52,23 @@ pub fn unmount_below(dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// Where a device is mounted, by this name.
+///
+/// # Errors
+/// Where the table cannot be read.
+pub fn of_source(device: &Path) -> io::Result<Vec<PathBuf>> {
+    Ok(mounted(&fs::read_to_string("/proc/self/mountinfo")?, device))
+}
+
+fn mounted(table: &str, device: &Path) -> Vec<PathBuf> {
+    let of = |line: &str| {
+        let source = line.split_once(" - ")?.1.split(' ').nth(1).map(unescaped)?;
+        let point = line.split(' ').nth(4).map(unescaped)?;
+        (Path::new(&*source) == device).then(|| PathBuf::from(point.into_owned()))
+    };
+    table.lines().filter_map(of).collect()
+}
+
 /// In the table's order, outermost first.
 fn points(table: &str, dir: &Path) -> Vec<PathBuf> {
     let all = table.lines().filter_map(|line| line.split(' ').nth(4)).map(unescaped);
@@ -59,7 +76,7 @@ fn points(table: &str, dir: &Path) -> Vec<PathBuf> {
 }
 
 /// Space, tab, newline and backslash stand as `\040` and so on.
-fn unescaped(text: &str) -> Cow<'_, str> {
+pub fn unescaped(text: &str) -> Cow<'_, str> {
     if !text.contains('\\') {
         return Cow::Borrowed(text);
     }
@@ -103,5 +120,7 @@ mod tests {
         let table = "1 0 8:1 / / rw - ext4 x rw\n2 1 0:5 / /a\\040b rw shared:1 - tmpfs x rw\n3 1 0:6 / /ab rw - tmpfs x rw\n";
         assert_eq!(points(table, Path::new("/")), [PathBuf::from("/"), PathBuf::from("/a b"), PathBuf::from("/ab")]);
         assert_eq!(points(table, Path::new("/a b")), [PathBuf::from("/a b")]);
+        assert_eq!(mounted(table, Path::new("x")).len(), 3);
+        assert!(mounted(table, Path::new("y")).is_empty());
     }
 }

@@ -2,21 +2,16 @@
 //!
 //! Source: `changeFilePermission` in `pkg/volume/volume_linux.go`.
 
-use std::{
-    ffi::CString,
-    io,
-    os::{fd::AsFd, unix::fs::MetadataExt},
-    path::Path,
-};
+use std::{io, os::unix::fs::MetadataExt, path::Path};
 
 use api::k8s::api::core::v1::Pod;
 use rustix::{
     fd::{AsRawFd, OwnedFd},
-    fs::{AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, Stat, chmod, chownat, fchmod, fchown, fstat, openat},
+    fs::{AtFlags, CWD, Gid, Mode, Stat, chmod, chownat, fchmod, fchown, fstat},
     io::Errno,
-    path::Arg,
 };
 
+use super::tree::{self, Visitor, pin};
 use crate::meta;
 
 /// What the group may do.
@@ -26,20 +21,19 @@ pub enum Access {
     ReadOnly,
 }
 
-/// Changes `path` and all below it; links themselves, never what they point to, whoever else writes there meanwhile: every step is made from
-/// the directory before, and what is changed is what was looked at. A directory is changed after what is in it, so that one that is as wanted
-/// (`OnRootMismatch`) was gone through to its end. Three descriptors and the names of the directories on the way are held, no stack.
+/// Changes `path` and all below it; links themselves, never what they point to, whoever else writes there meanwhile: what is changed is what
+/// was looked at. A directory is changed after what is in it, so that one that is as wanted (`OnRootMismatch`) was gone through to its end.
 ///
 /// # Errors
 /// What the file system says, but for files that vanish below `path`; a directory that was moved to another while its content was changed.
 pub fn apply(path: &Path, group: u32, access: Access) -> io::Result<()> {
-    let change = Change { group: Gid::from_raw(group), bits: if access == Access::ReadOnly { 0o440 } else { 0o660 } };
-    let there = pin(CWD, path)?;
-    if !kind(&fstat(&there)?).is_dir() {
-        return Ok(change.file(&there)?);
+    let mut change = Change { group: Gid::from_raw(group), bits: if access == Access::ReadOnly { 0o440 } else { 0o660 } };
+    let pinned = pin(CWD, path)?;
+    let there = fstat(&pinned)?;
+    if !tree::kind(&there).is_dir() {
+        return Ok(change.file(&pinned, &there)?);
     }
-    let root = openat(CWD, path, DIRECTORY, Mode::empty())?;
-    Ok(change.tree(root)?)
+    Ok(tree::walk(tree::open(path)?, &mut change)?)
 }
 
 /// Gives all to a pod's group to read and write, unless its policy leaves alone what looks as if it were. Source: `skipPermissionChange` there.
@@ -55,99 +49,24 @@ pub fn apply_as_wanted(path: &Path, group: u32, pod: &Pod) -> io::Result<()> {
     apply(path, group, Access::ReadWrite)
 }
 
-/// A directory itself, opened to be read.
-const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
-
-/// Whatever is there, not opened.
-fn pin(dir: impl AsFd, name: impl Arg) -> Result<OwnedFd, Errno> {
-    openat(dir, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
-}
-
-/// The directory of that name, `None` where there is none any more.
-fn enter(dir: impl AsFd, name: impl Arg) -> Result<Option<OwnedFd>, Errno> {
-    match openat(dir, name, DIRECTORY, Mode::empty()) {
-        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(None),
-        opened => opened.map(Some),
-    }
-}
-
-fn kind(there: &Stat) -> FileType {
-    FileType::from_raw_mode(there.st_mode)
-}
-
-/// A directory that is gone through.
-struct Level {
-    device: u64,
-    inode: u64,
-    /// Directories in it that are not gone through yet.
-    left: Vec<CString>,
-}
-
 struct Change {
     group: Gid,
     /// Those of files.
     bits: u32,
 }
 
-impl Change {
-    fn tree(&self, root: OwnedFd) -> Result<(), Errno> {
-        let (mut levels, mut here) = (vec![self.files(&root)?], root);
-        while let Some(level) = levels.last_mut() {
-            if let Some(name) = level.left.pop() {
-                if let Some(below) = enter(&here, name)? {
-                    levels.push(self.files(&below)?);
-                    here = below;
-                }
-                continue;
-            }
-            self.directory(&here)?;
-            levels.pop();
-            if let Some(above) = levels.last() {
-                here = openat(&here, c"..", DIRECTORY, Mode::empty())?;
-                let there = fstat(&here)?;
-                if (there.st_dev, there.st_ino) != (above.device, above.inode) {
-                    return Err(Errno::AGAIN);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Changes what is no directory, and finds those that are.
-    fn files(&self, dir: &OwnedFd) -> Result<Level, Errno> {
-        let there = fstat(dir)?;
-        let mut level = Level { device: there.st_dev, inode: there.st_ino, left: Vec::new() };
-        for entry in Dir::read_from(dir)? {
-            let entry = entry?;
-            let name = entry.file_name();
-            if name == c"." || name == c".." {
-                continue;
-            }
-            let file = match pin(dir, name) {
-                Err(Errno::NOENT) => continue,
-                pinned => pinned?,
-            };
-            if kind(&fstat(&file)?).is_dir() {
-                level.left.push(name.to_owned());
-            } else {
-                self.file(&file)?;
-            }
-        }
-        Ok(level)
-    }
-
+impl Visitor for Change {
     /// What a pinned descriptor stands for, by way of the kernel's own link to it: a name could be another's by now.
-    fn file(&self, pinned: &OwnedFd) -> Result<(), Errno> {
-        let there = fstat(pinned)?;
+    fn file(&mut self, pinned: &OwnedFd, there: &Stat) -> Result<(), Errno> {
         chownat(pinned, c"", None, Some(self.group), AtFlags::EMPTY_PATH)?;
-        if kind(&there).is_symlink() {
+        if tree::kind(there).is_symlink() {
             return Ok(());
         }
         let mode = Mode::from_raw_mode(there.st_mode & 0o7777 | self.bits);
         chmod(format!("/proc/self/fd/{}", pinned.as_raw_fd()), mode)
     }
 
-    fn directory(&self, dir: &OwnedFd) -> Result<(), Errno> {
+    fn directory(&mut self, dir: &OwnedFd) -> Result<(), Errno> {
         let there = fstat(dir)?;
         fchown(dir, None, Some(self.group))?;
         fchmod(dir, Mode::from_raw_mode(there.st_mode & 0o7777 | self.bits | 0o2110))
@@ -225,20 +144,20 @@ mod tests {
         fs::create_dir(&other).unwrap();
         make(&volume.join("file"), 0o600);
         make(&other.join("secret"), 0o600);
-        let root = openat(CWD, &volume, DIRECTORY, Mode::empty()).unwrap();
-        let change = Change { group: Gid::from_raw(fs::metadata(&volume).unwrap().gid()), bits: 0o660 };
-        let mut level = change.files(&root).unwrap();
+        let root = tree::open(&volume).unwrap();
+        let mut change = Change { group: Gid::from_raw(fs::metadata(&volume).unwrap().gid()), bits: 0o660 };
+        let mut level = tree::files(&root, &mut change).unwrap();
         level.left.sort();
         assert_eq!(level.left, [c"gone".to_owned(), c"swapped".to_owned()]);
         fs::remove_dir(volume.join("gone")).unwrap();
         fs::remove_dir(volume.join("swapped")).unwrap();
         symlink(&other, volume.join("swapped")).unwrap();
-        assert!(level.left.iter().all(|name| enter(&root, name.as_c_str()).unwrap().is_none()));
+        assert!(level.left.iter().all(|name| tree::enter(&root, name.as_c_str()).unwrap().is_none()));
         // What was looked at is changed, not what has its name now.
         let pinned = pin(&root, c"file").unwrap();
         fs::remove_file(volume.join("file")).unwrap();
         symlink(other.join("secret"), volume.join("file")).unwrap();
-        change.file(&pinned).unwrap();
+        change.file(&pinned, &fstat(&pinned).unwrap()).unwrap();
         assert_eq!((fstat(&pinned).unwrap().st_mode & 0o7777, mode(&other.join("secret"))), (0o660, 0o600));
         apply(&dir.path().join("none"), change.group.as_raw(), Access::ReadWrite).unwrap_err();
     }

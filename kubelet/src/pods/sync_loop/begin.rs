@@ -21,6 +21,7 @@ use crate::{
         event::Event,
         probes::Prober,
         runtime_state::pleg_evented,
+        storage_limits::{self, StorageLimits},
         workers::Deps,
     },
 };
@@ -46,6 +47,9 @@ pub fn start(
     let (runtime, metrics) = (deps.runtime.clone(), deps.metrics.clone());
     let pleg = pleg_evented::EventedPleg { runtime, active, nudge: nudge.clone(), out: events.clone(), metrics };
     group.spawn_loop("runtime events", Box::pin(pleg_evented::follow(pleg)));
+    let limits =
+        StorageLimits { runtime: deps.runtime.clone(), pods: pods.clone(), root_dir: deps.node.root_dir.clone(), out: events.clone() };
+    group.spawn_loop("storage limits", Box::pin(storage_limits::follow(limits)));
     let prober = Prober {
         runtime: deps.runtime.clone(),
         recorder: deps.recorder.clone(),

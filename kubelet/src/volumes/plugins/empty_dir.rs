@@ -1,4 +1,4 @@
-//! emptyDir -> a directory on disk, or a tmpfs of bounded size.
+//! emptyDir -> a directory on disk, a tmpfs of bounded size, or huge pages, as many as the pod asks for.
 //!
 //! Source: `pkg/volume/emptydir/empty_dir.go`.
 
@@ -9,17 +9,23 @@ use api::{
     quantity::Quantity,
 };
 use async_trait::async_trait;
+use podspec::Overhead;
 
 use crate::{
     container_config::resources::Limits,
     downward::Allocatable,
+    meta,
     volumes::{
-        directories::{make, tmpfs},
+        directories::{hugetlbfs, make, tmpfs},
         mount_table,
         ownership::{self, fs_group},
         plugin::{Mounted, VolumePlugin, VolumeToMount, blocking},
     },
 };
+
+const HUGE_PAGES: &str = "HugePages";
+/// Before the size of a page.
+const HUGE_PAGES_OF: &str = "HugePages-";
 
 pub struct EmptyDir;
 
@@ -55,7 +61,15 @@ fn set_up(dir: &Path, ready: &Path, source: &EmptyDirVolumeSource, pod: &Pod, al
         "" => make(dir).map_err(|e| e.to_string())?,
         "Memory" if mount_table::is_mounted(dir).map_err(|e| e.to_string())? => return Ok(()),
         "Memory" => {
-            make(dir).and_then(|()| tmpfs(dir, size(source, pod, allocatable), 0o777)).map_err(|e| format!("mount tmpfs: {e}"))?;
+            // As the kernel makes it where no mode is given, and upstream gives none.
+            make(dir).and_then(|()| tmpfs(dir, size(source, pod, allocatable), 0o1777)).map_err(|e| format!("mount tmpfs: {e}"))?;
+        }
+        huge if huge == HUGE_PAGES || huge.starts_with(HUGE_PAGES_OF) => {
+            if mount_table::is_mounted(dir).map_err(|e| e.to_string())? {
+                return Ok(());
+            }
+            let (page, bytes) = huge_pages(huge, pod)?;
+            make(dir).and_then(|()| hugetlbfs(dir, &page, bytes)).map_err(|e| format!("mount hugetlbfs: {e}"))?;
         }
         other => return Err(format!("unknown storage medium {other:?}")),
     }
@@ -70,6 +84,27 @@ pub fn size(source: &EmptyDirVolumeSource, pod: &Pod, allocatable: Allocatable) 
     let own = source.size_limit.as_ref().and_then(|q| Quantity::parse(&q.0).ok()).map(Quantity::units);
     let node = Some(allocatable.memory_bytes);
     [own, Limits::of_pod(pod).memory_bytes, node].into_iter().flatten().filter(|bytes| *bytes > 0).min()
+}
+
+/// The size of a page as it is written, and how many bytes of such the pod asks for. Source: `getPageSizeMountOption`.
+fn huge_pages(medium: &str, pod: &Pod) -> Result<(String, i64), String> {
+    let asked = meta::spec(pod).map(|spec| podspec::requests(spec, Overhead::Excluded, &[])).unwrap_or_default();
+    let mut pages = asked.iter().filter_map(|(name, bytes)| Some((name.strip_prefix("hugepages-")?, bytes.units())));
+    let found = match medium.strip_prefix(HUGE_PAGES_OF) {
+        None => {
+            let first = pages.next();
+            if pages.next().is_some() {
+                return Err(format!("medium: {medium} can't be used if container requests multiple huge page sizes"));
+            }
+            first
+        }
+        Some(size) => {
+            let wanted = Quantity::parse(size)?.units();
+            pages.find(|(name, _)| Quantity::parse(name).is_ok_and(|size| size.units() == wanted))
+        }
+    };
+    let none = || format!("medium {medium}: hugePages storage requested, but there is no resource request for huge pages");
+    found.map(|(page, bytes)| (page.to_owned(), bytes)).ok_or_else(none)
 }
 
 fn mark(ready: &Path) -> io::Result<()> {
@@ -112,7 +147,7 @@ mod tests {
         let full = fs::write(volume.join("big"), vec![0u8; 2 << 20]).is_err();
         mount_table::unmount_below(dir.path()).unwrap();
         assert!(kept && full);
-        assert_eq!((there.gid(), there.mode() & 0o7777), (4321, 0o2777));
+        assert_eq!((there.gid(), there.mode() & 0o7777), (4321, 0o3777));
         assert!(!mount_table::is_mounted(&volume).unwrap());
     }
 
@@ -127,7 +162,35 @@ mod tests {
         fs::set_permissions(&volume, fs::Permissions::from_mode(0o700)).unwrap();
         set_up(&volume, &ready, &source, &p, Allocatable::default()).unwrap();
         assert_eq!(fs::metadata(&volume).unwrap().mode() & 0o7777, 0o700);
-        let huge: EmptyDirVolumeSource = serde_json::from_str(r#"{"medium":"HugePages"}"#).unwrap();
-        assert_eq!(set_up(&volume, &ready, &huge, &p, Allocatable::default()).unwrap_err(), "unknown storage medium \"HugePages\"");
+        let other: EmptyDirVolumeSource = serde_json::from_str(r#"{"medium":"Paper"}"#).unwrap();
+        assert_eq!(set_up(&volume, &ready, &other, &p, Allocatable::default()).unwrap_err(), "unknown storage medium \"Paper\"");
+    }
+
+    #[test]
+    fn huge_pages_are_those_that_the_pod_asks_for() {
+        let asks =
+            |pages: &str| pod(&format!(r#"{{"containers":[{{"name":"a","resources":{{"limits":{{{pages}}},"requests":{{{pages}}}}}}}]}}"#));
+        let (one, two) = (asks(r#""hugepages-2Mi":"4Mi""#), asks(r#""hugepages-2Mi":"4Mi","hugepages-1Gi":"1Gi""#));
+        assert_eq!(huge_pages("HugePages", &one), Ok(("2Mi".into(), 4 << 20)));
+        assert_eq!(huge_pages("HugePages-1024Mi", &two), Ok(("1Gi".into(), 1 << 30)));
+        let none = |medium: &str| format!("medium {medium}: hugePages storage requested, but there is no resource request for huge pages");
+        assert_eq!(huge_pages("HugePages-1Gi", &one), Err(none("HugePages-1Gi")));
+        assert_eq!(huge_pages("HugePages", &asks("")), Err(none("HugePages")));
+        assert_eq!(
+            huge_pages("HugePages", &two).unwrap_err(),
+            "medium: HugePages can't be used if container requests multiple huge page sizes"
+        );
+        let dir = tempfile::tempdir().unwrap();
+        let (volume, ready) = (dir.path().join("v"), dir.path().join("ready/v"));
+        let source: EmptyDirVolumeSource = serde_json::from_str(r#"{"medium":"HugePages"}"#).unwrap();
+        if !Path::new("/sys/kernel/mm/hugepages/hugepages-2048kB").exists() {
+            eprintln!("not run: this kernel has no huge pages of 2 MiB");
+            return;
+        }
+        let made = (0..2).try_for_each(|_| set_up(&volume, &ready, &source, &one, Allocatable::default()));
+        let mounted = mount_table::below(dir.path()).unwrap();
+        mount_table::unmount_below(dir.path()).unwrap();
+        made.unwrap();
+        assert_eq!(mounted.len(), 1);
     }
 }

@@ -1,28 +1,31 @@
 //! persistentVolumeClaim and ephemeral -> the volume that the claim is bound to: a directory or a device of this node.
 //!
-//! A pod's place for it is a link to where it is: nothing is mounted, and taking the pod away leaves the volume. Source: `pkg/volume/local/local.go`,
-//! `pkg/kubelet/volumemanager/populator/desired_state_of_world_populator.go`.
+//! A pod's place for it is a link to where it is, but for the file system of a device, which is mounted there: taking the pod away leaves the
+//! volume. Source: `pkg/volume/local/local.go`.
 
 use std::{
     collections::BTreeMap,
-    fs,
+    fs, io,
     os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt},
     path::{Path, PathBuf},
     sync::{Arc, Weak},
     time::Duration,
 };
 
-use api::k8s::api::core::v1::{PersistentVolume, Pod, Volume};
+use api::k8s::api::core::v1::{LocalVolumeSource, PersistentVolume, Pod, Volume};
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use podspec::claims::{LOCAL_PROVISIONER, PROVISIONED_BY, annotation};
+use rustix::mount::{UnmountFlags, mount_bind, unmount};
 use tokio::sync::OwnedMutexGuard;
 
 use super::host_path;
 use crate::{
     dirs,
     volumes::{
-        claims, local_storage,
+        claims,
+        device::{self, FileSystem},
+        local_storage, mount_table,
         ownership::{self, fs_group},
         plugin::{Mode, Mounted, VolumePlugin, VolumeToMount, blocking},
         set_up::map,
@@ -47,8 +50,8 @@ impl VolumePlugin for PersistentVolumes {
     }
 
     async fn found(&self, volume: &VolumeToMount) -> Option<Mounted> {
-        let (link, read_only) = (volume.dir(NAME), claims::is_read_only(&volume.volume));
-        let found = blocking(move || Ok(fs::read_link(link).ok().filter(|path| path.exists()))).await;
+        let (place, read_only) = (volume.dir(NAME), claims::is_read_only(&volume.volume));
+        let found = blocking(move || there(&place).map_err(|e| e.to_string())).await;
         found.ok().flatten().map(|path| Mounted { path, read_only })
     }
 
@@ -63,13 +66,20 @@ impl VolumePlugin for PersistentVolumes {
             Some(local) => Some(turn(Path::new(&local.path)).await?),
             None => None,
         };
+        let (is_file_system, storage) = (volume.mode == Mode::Filesystem, dirs::storage(&volume.host().root_dir));
+        let (found, path) = blocking(move || place(&found, volume.mode, &storage).map(|path| (found, path))).await?;
+        if is_file_system && turn.is_some() && is_device(&path) {
+            mount(&volume, &found, &path, &link, read_only).await?;
+            drop(turn);
+            return Ok(Mounted { path: link, read_only });
+        }
         blocking(move || {
             // Until the link is there, by which the next pod sees that it is not the first.
             let turn = turn;
-            let path = place(&found, volume.mode, &dirs::storage(&volume.host().root_dir))?;
-            if volume.mode == Mode::Filesystem {
+            if is_file_system {
                 if turn.is_some() && !read_only {
-                    give_to_group(&path, volume.pod(), &volume.host().root_dir)?;
+                    let is_used = || Ok(local_storage::used(&volume.host().root_dir)?.contains(&path));
+                    give_to_group(&path, volume.pod(), is_used)?;
                 }
                 map(&path, &link).map_err(|e| e.to_string())?;
             }
@@ -77,6 +87,53 @@ impl VolumePlugin for PersistentVolumes {
         })
         .await
     }
+}
+
+/// What a pod has in its place: what the link there leads to, or what is mounted.
+fn there(place: &Path) -> io::Result<Option<PathBuf>> {
+    if mount_table::is_mounted(place)? {
+        return Ok(Some(place.to_owned()));
+    }
+    Ok(fs::read_link(place).ok().filter(|path| path.exists()))
+}
+
+/// Mounts the file system of a device at the pod's place, by way of another of the pod's own: until all is done, nothing is at the place.
+async fn mount(volume: &VolumeToMount, found: &PersistentVolume, device: &Path, place: &Path, read_only: bool) -> Result<(), String> {
+    let aside = volume.pod_dir().join("plugins").join(format!("{}{NAME}", dirs::PLUGIN)).join(&volume.volume.name);
+    let (at, source, target) = (aside.clone(), device.to_owned(), place.to_owned());
+    let made = blocking(move || made(&source, &at, &target).map_err(|e| e.to_string()));
+    let (device, is_used, is_aside) = made.await?;
+    let spec = found.spec.clone().unwrap_or_default();
+    if !is_aside {
+        let kind = file_system(spec.local.as_ref());
+        let options = spec.mount_options.unwrap_or_default();
+        let system = FileSystem { device: &device, kind, options: &options, read_only, is_mounted: is_used };
+        let failed =
+            |why| format!("local: failed to mount device {} at {} (fstype: {kind}), error {why}", device.display(), place.display());
+        system.mount(&aside).await.map_err(failed)?;
+    }
+    let (pod, place) = (volume.pod().clone(), place.to_owned());
+    blocking(move || {
+        if !read_only {
+            give_to_group(&aside, &pod, || Ok(is_used))?;
+        }
+        mount_bind(&aside, &place).and_then(|()| unmount(&aside, UnmountFlags::DETACH)).map_err(|e| e.to_string())
+    })
+    .await
+}
+
+/// Empty is not stated.
+fn file_system(local: Option<&LocalVolumeSource>) -> &str {
+    local.and_then(|local| local.fs_type.as_deref()).filter(|kind| !kind.is_empty()).unwrap_or(device::DEFAULT)
+}
+
+/// Makes the directories that a device is mounted at. The device's own name, whether it is mounted elsewhere, and whether at the first of them.
+fn made(device: &Path, aside: &Path, place: &Path) -> io::Result<(PathBuf, bool, bool)> {
+    let device = fs::canonicalize(device)?;
+    fs::create_dir_all(aside)?;
+    fs::create_dir_all(place)?;
+    let is_used = mount_table::of_source(&device)?.iter().any(|point| point != aside);
+    Ok((device, is_used, mount_table::is_mounted(aside)?))
 }
 
 /// Where the volume is on this node. One of ours is made where it is not there.
@@ -100,10 +157,14 @@ fn place(volume: &PersistentVolume, mode: Mode, storage: &Path) -> Result<PathBu
     }
     let there = fs::metadata(&path).map_err(|_| format!("path {:?} does not exist", local.path))?.file_type();
     match mode {
-        Mode::Filesystem if !there.is_dir() => Err(format!("local volumes are directories: path {:?} is none", local.path)),
+        Mode::Filesystem if !there.is_dir() && !there.is_block_device() => Err("only directory and block device are supported".into()),
         Mode::Block if !there.is_block_device() => Err(format!("path {:?} is no block device", local.path)),
         _ => Ok(path),
     }
+}
+
+fn is_device(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|there| there.file_type().is_block_device())
 }
 
 /// A directory of this node's own storage that everybody may write to, once: nothing else is ever made or opened to all, and what is lost is not
@@ -144,11 +205,13 @@ fn note(made: &Path) -> std::io::Result<()> {
 
 /// Gives a local volume to the pod's group, unless another pod has it: whose it is is said by the first, and nothing is changed under those
 /// that run. Upstream tells the others with an event.
-fn give_to_group(path: &Path, pod: &Pod, root_dir: &Path) -> Result<(), String> {
+fn give_to_group(path: &Path, pod: &Pod, is_used: impl FnOnce() -> io::Result<bool>) -> Result<(), String> {
     let Some(group) = fs_group(pod) else { return Ok(()) };
-    if local_storage::used(root_dir).map_err(|e| e.to_string())?.contains(path) {
+    if is_used().map_err(|e| e.to_string())? {
         return Ok(());
     }
+    // The volume may be a link to its directory.
+    let path = &fs::canonicalize(path).map_err(|e| e.to_string())?;
     ownership::apply_as_wanted(path, group, pod).map_err(|e| e.to_string())
 }
 
@@ -242,14 +305,19 @@ mod tests {
             "persistent volumes of type \"nfs\" are not supported"
         );
         assert_eq!(refused(json!({"local": {"path": "/dev/null"}}), Mode::Block), "path \"/dev/null\" is no block device");
-        assert_eq!(
-            refused(json!({"local": {"path": "/dev/null"}}), Mode::Filesystem),
-            "local volumes are directories: path \"/dev/null\" is none"
-        );
+        assert_eq!(refused(json!({"local": {"path": "/dev/null"}}), Mode::Filesystem), "only directory and block device are supported");
         assert!(refused(json!({"local": {"path": "/a/../b"}}), Mode::Filesystem).contains("'..'"));
         assert_eq!(
             place(&volume(json!({"hostPath": {"path": "/etc"}}), Value::Null), Mode::Filesystem, storage).unwrap(),
             Path::new("/etc")
         );
+    }
+
+    #[test]
+    fn a_device_has_the_file_system_that_is_stated() {
+        for (stated, wanted) in [(Value::Null, "ext4"), (json!(""), "ext4"), (json!("xfs"), "xfs")] {
+            let volume = volume(json!({"local": {"path": "/dev/x", "fsType": stated}}), Value::Null);
+            assert_eq!(file_system(volume.spec.unwrap().local.as_ref()), wanted);
+        }
     }
 }

@@ -97,7 +97,7 @@ const NODE: &[aboard::Topic] = &[
 const PACKETS: &[aboard::Topic] = &[("cluster-ip", services::cluster_ip), ("node-port", services::node_port), ("tables", services::tables)];
 const PACKETS_AGAIN: &[aboard::Topic] = &[("restart", again::restart)];
 
-// A machine has one node at a time. Tests begin in the order of their names, two at a time: one that needs none stands before each that does.
+// A machine has one node at a time. Tests begin in the order of their names: those that need none go on beside one that does.
 
 #[test]
 fn kubectl_1_20_and_objects() {

@@ -29,7 +29,7 @@ up:
 # One selection of packages for all of it: another would be another set of features, and another build of the world.
 test:
 	./deploy/setup.sh test
-	cargo test --workspace --tests --no-run
+	cargo test --workspace --lib --bins --test '*' --no-run
 	$(MAKE) --jobs=2 --keep-going --output-sync test-of-nodes test-others
 	cargo test --workspace $(ALONE:%=--test %)
 

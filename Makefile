@@ -6,7 +6,16 @@ export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
-.PHONY: up test
+# What has the machine's one node, is several machines, or looks at this one whole: each waits for its turn, and for pods, more than it works.
+OF_NODES := bench clients cni command containerd crash disk nodes servers walk
+# It takes all the cores there are.
+ALONE := fuzz
+# All others, by the names that cargo knows them by.
+FILES := $(wildcard tests/*.rs */tests/*.rs */*/tests/*.rs)
+FOLDERS := $(wildcard */tests/*/main.rs */*/tests/*/main.rs)
+OTHERS := $(filter-out $(OF_NODES) $(ALONE),$(sort $(notdir $(basename $(FILES)) $(FOLDERS:/main.rs=))))
+
+.PHONY: up test test-of-nodes test-others
 
 # Installs what is missing, builds skiff, brings up a cluster on this machine.
 up:
@@ -16,9 +25,18 @@ up:
 	$(SUDO) env "HOME=$$HOME" kubectl --context skiff wait --for=condition=Ready nodes --all --timeout=60s
 	$(SUDO) env "HOME=$$HOME" kubectl --context skiff get nodes
 
-# Installs what is missing, builds once, then all floors of tests: tables first, then rooms, house and street (ARCHITECTURE.md, "Tests").
+# Installs what is missing, builds once, then all floors of tests (ARCHITECTURE.md, "Tests"), in two rows side by side: what waits, and what works.
 # One selection of packages for all of it: another would be another set of features, and another build of the world.
 test:
 	./deploy/setup.sh test
-	cargo test --workspace --lib --bins --no-fail-fast
-	cargo test --workspace --test '*' --no-fail-fast
+	cargo test --workspace --lib --bins --test '*' --no-run
+	$(MAKE) --jobs=2 --keep-going --output-sync test-of-nodes test-others
+	cargo test --workspace $(ALONE:%=--test %)
+
+# Three clusters of machines at a time, and what needs no node beside the one that has it.
+test-of-nodes: export RUST_TEST_THREADS = 3
+test-of-nodes:
+	cargo test --workspace $(OF_NODES:%=--test %) --no-fail-fast
+
+test-others:
+	cargo test --workspace --lib --bins $(OTHERS:%=--test %) --no-fail-fast

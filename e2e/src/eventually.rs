@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// The pause between two looks. Short: it is the only waiting there is.
+/// The pause between two looks. Short: there is little other waiting.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// What a condition may answer: `bool`, `Option<T>` or `Result<T, E>`.
@@ -37,13 +37,18 @@ impl<T, E: Debug> Verdict for Result<T, E> {
 }
 
 /// Looks again and again until `condition` holds; panics with `what` and the last verdict once `bound` has passed.
-pub async fn eventually<V: Verdict>(what: &str, bound: Duration, mut condition: impl AsyncFnMut() -> V) -> V::Value {
+pub async fn eventually<V: Verdict>(what: &str, bound: Duration, condition: impl AsyncFnMut() -> V) -> V::Value {
+    eventually_every(LOOK_EVERY, what, bound, condition).await
+}
+
+/// The same by looks that cost much, such as a program that is started, with this pause between two.
+pub async fn eventually_every<V: Verdict>(pause: Duration, what: &str, bound: Duration, mut condition: impl AsyncFnMut() -> V) -> V::Value {
     let end = Instant::now() + bound;
     loop {
         match condition().await.verdict() {
             Ok(value) => return value,
             Err(last) if Instant::now() >= end => panic!("{what}: not within {} s; last seen: {last}", bound.as_secs()),
-            Err(_) => tokio::time::sleep(LOOK_EVERY).await,
+            Err(_) => tokio::time::sleep(pause).await,
         }
     }
 }

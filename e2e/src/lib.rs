@@ -14,7 +14,7 @@ mod server;
 
 pub use api::{Api, Patch, Reply, Watch, object, path_of};
 pub use etcd::{Etcd, EtcdTls};
-pub use eventually::{Verdict, eventually};
+pub use eventually::{Verdict, eventually, eventually_every};
 pub use kubectl::{Background, Done, Kubectl};
 pub use process::{free_port, root, skiff, tools};
 pub use server::{Backend, Options, Server, Usage};

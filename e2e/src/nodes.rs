@@ -23,7 +23,7 @@ use crate::{
 
 /// Network namespaces, links and cgroups of the tests' machines are named so: a world at a time has each name, by a lock of its own. As many as
 /// this run side by side, none of them while a node is on this machine (the lock of [`node`]).
-const WORLDS: [&str; 2] = ["skt1", "skt2"];
+const WORLDS: [&str; 3] = ["skt1", "skt2", "skt3"];
 /// As `machine.sh` has it: below it each world has its cgroup.
 const MACHINES: &str = "/skiff-machines";
 const SCRIPT: &str = "deploy/machine.sh";

@@ -1,7 +1,8 @@
 //! The users' own notes, line by line -> proof that the real kubectl prints what they expect.
 //!
 //! Every step is a line as it is typed at a terminal, and what must be seen there. Each topic has a namespace of its own, so that
-//! one that fails does not hide the others. `WALK=pods,services cargo test -p e2e --test walk` walks only the topics so named.
+//! one that fails does not hide the others, and others may go on beside it. `WALK=pods,services cargo test -p e2e --test walk` walks only the topics
+//! so named.
 
 #[path = "walk/aboard.rs"]
 mod aboard;
@@ -61,7 +62,6 @@ const PODS: &[aboard::Topic] = &[
     ("port-forward", pods::port_forward),
     ("replication-controller", sets::replication_controller),
     ("replica-set", sets::replica_set),
-    ("daemon-set", sets::daemon_set),
     ("stateful-set", sets::stateful_set),
     ("job", jobs::job),
     ("rollout", rollouts::rollout),
@@ -81,6 +81,11 @@ const PODS: &[aboard::Topic] = &[
     ("environment", life::environment),
     ("volumes", volumes::volumes),
     ("account", volumes::account),
+];
+
+/// What has the node, or all of skiff, for itself.
+const NODE: &[aboard::Topic] = &[
+    ("daemon-set", sets::daemon_set),
     ("claims", volumes::claims),
     ("node", nodes::look),
     ("top", nodes::top),
@@ -94,32 +99,32 @@ const PODS: &[aboard::Topic] = &[
 const DRIVERS: &[aboard::Topic] = &[("drivers", drivers::drivers)];
 
 /// What packets decide, where nftables leads them.
-const PACKETS: &[aboard::Topic] =
-    &[("cluster-ip", services::cluster_ip), ("node-port", services::node_port), ("tables", services::tables), ("restart", again::restart)];
+const PACKETS: &[aboard::Topic] = &[("cluster-ip", services::cluster_ip), ("node-port", services::node_port), ("tables", services::tables)];
+const PACKETS_AGAIN: &[aboard::Topic] = &[("restart", again::restart)];
 
-// A machine has one node at a time. Tests begin in the order of their names: those that need none come first, beside the first that does.
+// A machine has one node at a time. Tests begin in the order of their names: those that need none go on beside one that does.
 
 #[test]
-fn a_kubectl_1_20_and_objects() {
-    aboard::walk(Place::Server, Kubectl::Old, &[CLUSTER, OBJECTS]);
+fn kubectl_1_20_and_objects() {
+    aboard::walk(Place::Server, Kubectl::Old, &[], &[CLUSTER, OBJECTS]);
 }
 
 #[test]
-fn a_newer_kubectl_and_objects() {
-    aboard::walk(Place::Server, Kubectl::Newer, &[CLUSTER, OBJECTS]);
+fn kubectl_1_20_and_pods() {
+    aboard::walk(Place::Node, Kubectl::Old, &[CLUSTER, PODS], &[NODE]);
 }
 
 #[test]
-fn a_node_with_kubectl_1_20() {
-    aboard::walk(Place::Node, Kubectl::Old, &[CLUSTER, PODS]);
+fn the_newer_kubectl_and_objects() {
+    aboard::walk(Place::Server, Kubectl::Newer, &[], &[CLUSTER, OBJECTS]);
 }
 
 #[test]
-fn a_node_with_the_newer_kubectl() {
-    aboard::walk(Place::Node, Kubectl::Newer, &[CLUSTER, PODS, DRIVERS]);
+fn the_newer_kubectl_and_pods() {
+    aboard::walk(Place::Node, Kubectl::Newer, &[CLUSTER, PODS], &[DRIVERS, NODE]);
 }
 
 #[test]
-fn a_node_with_nftables() {
-    aboard::walk(Place::NftablesNode, Kubectl::Newer, &[PACKETS]);
+fn the_newer_kubectl_where_nftables_lead_packets() {
+    aboard::walk(Place::NftablesNode, Kubectl::Newer, &[PACKETS], &[PACKETS_AGAIN]);
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use e2e::{
-    eventually,
+    eventually_every,
     nodes::{Machine, World},
 };
 
@@ -11,6 +11,8 @@ pub const NETWORK: &str = "192.168.56.0/24";
 pub const TOKEN: &str = "abcdef.0123456789abcdef";
 pub const SERVER_URL: &str = "https://192.168.56.10:6443";
 pub const BOUND: Duration = Duration::from_secs(120);
+/// Between two times that a line is run on a machine.
+const AGAIN: Duration = Duration::from_millis(250);
 /// Disks that builds have filled are no reason for a test to fail.
 pub const ROOM: &str = "eviction-hard=memory.available<100Mi";
 
@@ -52,7 +54,7 @@ impl<'w> Cluster<'w> {
 
     /// Until a line of kubectl's says this.
     pub async fn until(&self, line: &str, wanted: &str) -> String {
-        eventually(&format!("{line} says {wanted}"), BOUND, async || {
+        eventually_every(AGAIN, &format!("{line} says {wanted}"), BOUND, async || {
             let said = self.server.try_kubectl(line);
             if said.ok && said.out.contains(wanted) { Ok(said.out) } else { Err(format!("{}{}", said.out, said.err)) }
         })

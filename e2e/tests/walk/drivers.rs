@@ -30,7 +30,7 @@ struct Driver(Child);
 
 impl Driver {
     fn start(t: &Terminal, state: &Path) -> Self {
-        let server = t.server.borrow();
+        let server = t.server.lock();
         let kubelet = server.data_dir().join("agent/kubelet");
         let mut command = Command::new(env!("CARGO_BIN_EXE_csidriver"));
         command.args(["--name", "folders.example.com", "--node", "walk-node", "--state"]).arg(state);
@@ -47,7 +47,7 @@ impl Drop for Driver {
 }
 
 pub fn drivers(t: &Terminal) {
-    let state: PathBuf = t.server.borrow().scratch().join("folders");
+    let state: PathBuf = t.server.lock().scratch().join("folders");
     let driver = Driver::start(t, &state);
     t.until(
         "kubectl get csinode walk-node -o jsonpath='{.spec.drivers[*].name} {.spec.drivers[*].allocatable.count}'",
@@ -89,10 +89,10 @@ pub fn drivers(t: &Terminal) {
     t.until_gone("kubectl get pv", &volume);
     t.until_gone(&format!("ls {}", state.display()), &volume);
     let mounted =
-        format!("grep {} /proc/self/mountinfo || true", t.server.borrow().data_dir().join("agent/kubelet/plugins/kubernetes.io").display());
+        format!("grep {} /proc/self/mountinfo || true", t.server.lock().data_dir().join("agent/kubelet/plugins/kubernetes.io").display());
     t.run(&mounted).matches(r"\A\z");
     drop(driver);
-    let registry = t.server.borrow().data_dir().join("agent/kubelet/plugins_registry");
+    let registry = t.server.lock().data_dir().join("agent/kubelet/plugins_registry");
     t.run(&format!("rm {}/folders.example.com-reg.sock", registry.display()));
     t.until_gone("kubectl get csinode walk-node -o jsonpath='{.spec.drivers[*].name}'", "folders");
     t.run("kubectl delete storageclass folders; kubectl delete csidriver folders.example.com");

@@ -57,10 +57,10 @@ pub fn init_and_hooks(t: &Terminal) {
 
 const READY: &str = "---
 {apiVersion: v1, kind: Pod, metadata: {name: ready, labels: {app: ready}}, spec: {containers: [{name: c, image: 'hello:v1',
-  readinessProbe: {httpGet: {path: /healthz, port: 8080}, periodSeconds: 1, failureThreshold: 1}}]}}
+  readinessProbe: {httpGet: {path: /healthz, port: 8080}, periodSeconds: 1, timeoutSeconds: 30, failureThreshold: 1}}]}}
 ---
 {apiVersion: v1, kind: Pod, metadata: {name: exec}, spec: {terminationGracePeriodSeconds: 1, containers: [{name: c, image: 'busybox:1.35',
-  command: [sleep, '3600'], readinessProbe: {exec: {command: [cat, /tmp/ready]}, periodSeconds: 1, failureThreshold: 1}}]}}
+  command: [sleep, '3600'], readinessProbe: {exec: {command: [cat, /tmp/ready]}, periodSeconds: 1, timeoutSeconds: 30, failureThreshold: 1}}]}}
 ---
 {apiVersion: v1, kind: Service, metadata: {name: ready}, spec: {selector: {app: ready}, ports: [{port: 80, targetPort: 8080}]}}
 ";
@@ -86,17 +86,18 @@ pub fn readiness(t: &Terminal) {
     t.until("kubectl get pod exec", "^exec +0/1 +Running +0 ");
 }
 
+// Probes are given time: what fails is what they find, not a machine that is busy.
 const ALIVE: &str = "---
 {apiVersion: v1, kind: Pod, metadata: {name: exec}, spec: {terminationGracePeriodSeconds: 1, containers: [{name: c, image: 'busybox:1.35',
   command: [sh, -c, 'touch /tmp/alive; sleep 3600'],
-  livenessProbe: {exec: {command: [cat, /tmp/alive]}, initialDelaySeconds: 1, periodSeconds: 1, failureThreshold: 1}}]}}
+  livenessProbe: {exec: {command: [cat, /tmp/alive]}, initialDelaySeconds: 1, periodSeconds: 1, timeoutSeconds: 30, failureThreshold: 1}}]}}
 ---
 {apiVersion: v1, kind: Pod, metadata: {name: http}, spec: {terminationGracePeriodSeconds: 1, containers: [{name: c, image: 'hello:v1',
-  livenessProbe: {httpGet: {path: /healthz, port: 8080}, initialDelaySeconds: 1, periodSeconds: 1, failureThreshold: 2}}]}}
+  livenessProbe: {httpGet: {path: /healthz, port: 8080}, initialDelaySeconds: 1, periodSeconds: 1, timeoutSeconds: 30, failureThreshold: 2}}]}}
 ---
 {apiVersion: v1, kind: Pod, metadata: {name: tcp}, spec: {terminationGracePeriodSeconds: 1, containers: [{name: c, image: 'hello:v1',
   startupProbe: {tcpSocket: {port: 8080}, periodSeconds: 1},
-  livenessProbe: {tcpSocket: {port: 8080}, periodSeconds: 1}}]}}
+  livenessProbe: {tcpSocket: {port: 8080}, periodSeconds: 1, timeoutSeconds: 30}}]}}
 ";
 
 pub fn liveness(t: &Terminal) {

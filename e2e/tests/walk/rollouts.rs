@@ -17,7 +17,7 @@ spec:
       - name: hello
         image: hello:v1
         ports: [{containerPort: 8080}]
-        readinessProbe: {httpGet: {path: /healthz, port: 8080}, periodSeconds: 1}
+        readinessProbe: {httpGet: {path: /healthz, port: 8080}, periodSeconds: 1, timeoutSeconds: 30}
 ";
 
 /// Rows of a deployment as it changes: pods there, pods available.

@@ -1,16 +1,17 @@
 //! A line as a user types it -> what the terminal shows, and a failure that says which line it was.
 
 use std::{
-    cell::RefCell,
     fmt, fs,
     io::Write,
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
+    sync::Arc,
     time::Duration,
 };
 
-use e2e::{Server, eventually};
+use e2e::{Server, eventually, eventually_every};
+use parking_lot::Mutex;
 use regex::Regex;
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::runtime::Runtime;
@@ -21,12 +22,15 @@ use crate::aboard::Kubectl;
 const LINE_SECONDS: &str = "120";
 /// By when that which comes by itself must have come.
 const BOUND: Duration = Duration::from_secs(90);
+/// Between two times that a line is run: a kubectl takes a tenth of a core's second.
+const AGAIN: Duration = Duration::from_millis(250);
 
 /// A shell with one kubectl on its path, one kubeconfig, and a folder of manifests to stand in.
 pub struct Terminal {
     pub kubectl: Kubectl,
-    pub server: RefCell<Server>,
-    pub runtime: Runtime,
+    /// Of all terminals.
+    pub server: Arc<Mutex<Server>>,
+    runtime: Runtime,
     dir: PathBuf,
     path: String,
 }
@@ -48,15 +52,16 @@ pub struct Ongoing<'a> {
 }
 
 impl Terminal {
-    /// `dir` becomes the working folder, `program` what `kubectl` means there.
-    pub fn new(server: Server, runtime: Runtime, kubectl: Kubectl, program: &Path) -> Self {
-        let dir = server.scratch();
+    /// The one of this number; `program` is what `kubectl` means there.
+    pub fn new(server: &Arc<Mutex<Server>>, number: usize, kubectl: Kubectl, program: &Path) -> Self {
+        let dir = server.lock().scratch().join(format!("terminal-{number}"));
         let bin = dir.join("bin");
         fs::create_dir_all(&bin).expect("a folder in our own folder");
         std::os::unix::fs::symlink(program, bin.join("kubectl")).expect("a link in our own folder");
-        fs::copy(server.kubeconfig(), dir.join("kubeconfig")).expect("the server wrote a kubeconfig");
+        fs::copy(server.lock().kubeconfig(), dir.join("kubeconfig")).expect("the server wrote a kubeconfig");
         let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap_or_default());
-        Self { kubectl, server: RefCell::new(server), runtime, dir, path }
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        Self { kubectl, server: server.clone(), runtime, dir, path }
     }
 
     /// Writes a file into the working folder.
@@ -125,19 +130,17 @@ impl Terminal {
 
     /// SIGTERM to skiff, until it has ended.
     pub fn stop_skiff(&self) -> ExitStatus {
-        let mut server = self.server.borrow_mut();
-        self.runtime.block_on(server.stop())
+        self.runtime.block_on(self.server.lock().stop())
     }
 
     /// kill -9 to skiff.
     pub fn kill_skiff(&self) {
-        self.server.borrow_mut().kill_9();
+        self.server.lock().kill_9();
     }
 
     /// Starts skiff again where it was.
     pub fn start_skiff(&self) {
-        let mut server = self.server.borrow_mut();
-        self.runtime.block_on(server.restart());
+        self.runtime.block_on(self.server.lock().restart());
     }
 
     /// Runs a line once, whatever comes of it.
@@ -164,7 +167,7 @@ impl Terminal {
             let shown = self.once(line);
             if enough(&shown) { Ok(shown) } else { Err(shown) }
         };
-        self.runtime.block_on(eventually(&format!("{line:?} {what}"), BOUND, look))
+        self.runtime.block_on(eventually_every(AGAIN, &format!("{line:?} {what}"), BOUND, look))
     }
 }
 

@@ -1,4 +1,4 @@
-//! The worst bodies that kinds can be sent, small and large -> instructions counted: four times the bytes are not more than about four times the work.
+//! The worst bodies that kinds can be sent, small and large -> steps counted: four times the bytes are not more than about four times the work.
 //!
 //! The shapes of the kinds say what a body may hold, so that a new kind, list or text is covered when it is there. All of it takes an hour
 //! ([`by_hand`]); a commit tries those places that were once too slow, and others that are drawn by its seed.
@@ -13,7 +13,7 @@ mod steps;
 mod whole;
 mod worst;
 
-use std::{path::Path, process::Command, sync::Arc, time::Instant};
+use std::{sync::Arc, time::Instant};
 
 use rand::{SeedableRng, rngs::StdRng, seq::IndexedRandom};
 
@@ -143,55 +143,43 @@ fn chosen() -> Vec<Case> {
     out
 }
 
-/// What is counted: callgrind knows the function by its name.
-#[inline(never)]
-fn counted_work(case: &Case, input: &Input) {
-    (case.work)(input);
-}
-
 /// The program under valgrind: does the work of each case twice, small and large.
 #[test]
 #[ignore = "run by the_worst_bodies_take_no_more_than_n_log_n, and counted"]
 fn the_counted_program() {
-    let chosen = chosen();
-    // The first count has all in it that came before.
-    counted_work(&chosen[0], &(chosen[0].make)(64));
-    for case in chosen {
+    for (at, case) in chosen().iter().enumerate() {
         // What is made at first use is not counted.
         (case.work)(&(case.make)(64));
         for size in [SMALL, TIMES * SMALL] {
-            counted_work(&case, &(case.make)(size));
+            let input = (case.make)(size);
+            steps::place(&format!("before {at}"));
+            (case.work)(&input);
+            steps::place(&format!("after {at}"));
         }
     }
 }
 
 #[test]
 fn the_worst_bodies_take_no_more_than_n_log_n() {
-    let dir = tempfile::tempdir().unwrap();
-    let out = dir.path().join("out");
-    let program = Command::new("valgrind")
-        .args(["--tool=callgrind", "--dump-after=*counted_work*", "--zero-before=*counted_work*"])
-        .arg(format!("--callgrind-out-file={}", out.display()))
-        .arg(std::env::current_exe().unwrap())
-        .args(["--exact", "the_counted_program", "--ignored", "--test-threads=1"])
-        .output()
-        .expect("valgrind is installed (deploy/setup.sh test)");
-    assert!(program.status.success(), "{}", String::from_utf8_lossy(&program.stderr));
     let cases = chosen();
-    let counts: Vec<u64> = (2..2 + 2 * cases.len()).map(|at| instructions(&dir.path().join(format!("out.{at}")))).collect();
-    let too_slow: Vec<String> = (cases.iter().zip(counts.chunks(2)))
+    let counts = counted("the_counted_program", cases.len());
+    let too_slow: Vec<String> = (cases.iter().zip(&counts))
         .filter(|(_, count)| count[1] as f64 > MOST * count[0] as f64)
-        .map(|(case, count)| format!("{}: {} instructions, of four times the bytes {}", case.name, count[0], count[1]))
+        .map(|(case, count)| format!("{}: {} steps, of four times the bytes {}", case.name, count[0], count[1]))
         .collect();
-    assert!(counts.iter().all(|count| *count > 10_000), "nothing was counted");
+    assert!(counts.iter().all(|count| count.len() == 2 && count[0] > 1_000), "nothing was counted: {counts:?}");
     assert!(too_slow.iter().all(|name| name.starts_with(PAIRS)), "{}", too_slow.join("\n"));
     assert!(!too_slow.is_empty(), "what takes n² is not found: {counts:?}");
 }
 
-fn instructions(dump: &Path) -> u64 {
-    let text = std::fs::read_to_string(dump).unwrap_or_else(|error| panic!("{}: {error}", dump.display()));
-    let total = text.lines().find_map(|line| line.strip_prefix("totals: "));
-    total.and_then(|count| count.trim().parse().ok()).unwrap_or_else(|| panic!("no totals in {}", dump.display()))
+/// The steps between `before N` and `after N`, each time that `test` comes there, by N.
+fn counted(test: &str, of: usize) -> Vec<Vec<u64>> {
+    let (mut begun, mut counts) = (0, vec![Vec::new(); of]);
+    steps::count(test, &[("SKIFF_SEED", seed().to_string())], |place, steps| match place.split_once(' ') {
+        Some(("after", at)) => counts[at.parse::<usize>().unwrap()].push(steps - begun),
+        _ => begun = steps,
+    });
+    counts
 }
 
 /// All places, large, by the clock: to find what [`ONCE`] does not know. Prints what takes long or grows fast.
@@ -245,12 +233,7 @@ async fn the_counted_requests() {
 
 #[test]
 fn the_largest_requests_take_no_more_than_n_log_n() {
-    let (mut begun, mut counts) = (0, vec![Vec::new(); LARGE.len() + 1]);
-    let environment = [("SKIFF_SEED", seed().to_string())];
-    steps::count("the_counted_requests", &environment, |place, steps| match place.split_once(' ') {
-        Some(("after", at)) => counts[at.parse::<usize>().unwrap()].push(steps - begun),
-        _ => begun = steps,
-    });
+    let counts = counted("the_counted_requests", LARGE.len() + 1);
     let is_slow = |counts: &[u64]| counts[1] as f64 > MOST_TWICE * counts[0] as f64 || counts[2] as f64 > MOST_THRICE * counts[0] as f64;
     assert!(is_slow(&counts[LARGE.len()]), "what takes n² is not found: {counts:?}");
     let mut too_slow = Vec::new();

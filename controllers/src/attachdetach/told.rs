@@ -1,6 +1,9 @@
 //! What is wanted and attached -> the page of metrics. Source: `pkg/controller/volume/attachdetach/metrics/metrics.go`.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use api::metrics::{self, Family};
 use parking_lot::Mutex;

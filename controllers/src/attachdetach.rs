@@ -6,6 +6,7 @@
 //!
 //! Source: `pkg/controller/volume/attachdetach`, `pkg/volume/csi/csi_attacher.go`, `GenerateAttachVolumeFunc` in `pkg/volume/util/operationexecutor`.
 
+mod memory;
 mod node;
 #[cfg(test)]
 mod tests;

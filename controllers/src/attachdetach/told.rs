@@ -9,10 +9,7 @@ use api::metrics::{self, Family};
 use parking_lot::Mutex;
 use podspec::csi;
 
-use super::view::Memory;
-
-/// By what nodes call the volume. Bounded by the volumes of drivers that are attached or used.
-pub type Memories = Arc<Mutex<HashMap<String, Memory>>>;
+use super::memory::{Memories, Memory};
 
 static FORCED: Family = Family::counter(
     "attach_detach_controller_attachdetach_controller_forced_detaches",

@@ -1,7 +1,7 @@
 //! Pods, claims, volumes, attachments and nodes as the caches show them -> who wants a volume where, and where it is.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     sync::Arc,
     time::Duration,
 };
@@ -21,7 +21,7 @@ use podspec::{
 use reconcile::own_key;
 use tokio::time::Instant;
 
-use super::told;
+use super::{memory::Memories, told};
 use crate::index::{ByClaim, ByNode, Index, claims_of};
 
 /// On nodes: this controller attaches volumes to it. Upstream: `ControllerManagedAttachAnnotation`.
@@ -48,19 +48,7 @@ pub struct View {
     by_node: Index<VolumeAttachment, String>,
     /// Nodes by the volumes that are listed as attached to them.
     listing: Index<Node, String>,
-    memory: told::Memories,
-}
-
-/// What is remembered of a volume while somebody wants it, or it is attached.
-#[derive(Clone, Debug, Default)]
-pub struct Memory {
-    /// Since when nobody wants it on a node that it is attached to.
-    unwanted: HashMap<String, Instant>,
-    /// The nodes whose pods were told that it is attached to another.
-    pub told: HashSet<String>,
-    /// How many nodes it is wanted on, and attached to.
-    pub wanted: usize,
-    pub attached: usize,
+    memory: Memories,
 }
 
 /// A volume and a node.

@@ -141,9 +141,7 @@ const TABLE: &[Row] = &[
     ("persistent-volume-binder", "persistentvolume-controller", |s| s.run(persistentvolume::Claims::of(s))),
     ("persistent-volume-binder", "persistentvolume-controller", |s| s.run(persistentvolume::Volumes::new(s.caches, &s.shelf, s.client()))),
     ("persistent-volume-binder", "skiff.dev/local", |s| s.run(localstorage::LocalStorage::new(s.caches, &s.users))),
-    ("attachdetach-controller", "attachdetach-controller", |s| {
-        s.run(attachdetach::Attachments::new(&s.attached, &s.config.clock, s.client()))
-    }),
+    ("attachdetach-controller", "attachdetach-controller", |s| s.run(attachdetach::Attachments::of(s))),
     ("attachdetach-controller", "attachdetach-controller", |s| s.run(attachdetach::Reports::new(&s.attached))),
     ("expand-controller", "volume_expand", |s| s.run(expand::Expansion::new(s.caches))),
     ("ephemeral-volume-controller", "ephemeral_volume", |s| s.run(ephemeral::Ephemeral::new(s.caches, &s.users))),

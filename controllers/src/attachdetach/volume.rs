@@ -32,7 +32,7 @@ use super::{
     view::{Detach, Site, View, changed, is_in_use, listed, moved, stands_otherwise},
 };
 use crate::{
-    catalog,
+    Entry, catalog,
     lasted::{Ages, Lasted},
 };
 
@@ -65,6 +65,11 @@ pub struct World {
 }
 
 impl Attachments {
+    /// What a row of the table has no room for.
+    pub fn of(entry: &Entry<'_>) -> Self {
+        Self::new(&entry.attached, &entry.config.clock, entry.client())
+    }
+
     /// `client` reads nodes.
     pub fn new(view: &View, clock: &Clock, client: kube::Client) -> Self {
         Self { view: view.clone(), client, ages: Ages::new(clock) }

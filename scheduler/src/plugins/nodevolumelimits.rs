@@ -183,24 +183,28 @@ mod tests {
         json!({"spec": {"volumes": volumes}})
     }
 
+    /// What it is about, what the node says, what its pods use, what another asks for, and whether it fits.
+    type Row = (&'static str, &'static [Limit], &'static [&'static [&'static str]], &'static [&'static str], bool);
+    type Limit = (&'static str, Option<i32>);
+
     /// Upstream: `TestCSILimits`.
     #[test]
     fn a_node_has_no_more_volumes_than_it_says() {
-        let two = [("a", Some(2)), ("b", Some(3))];
-        let rows: [(&str, &[(&str, Option<i32>)], &[&[&str]], &[&str], bool); 13] = [
+        const TWO: &[Limit] = &[("a", Some(2)), ("b", Some(3))];
+        let rows: [Row; 13] = [
             ("fits", &[("a", Some(4))], &[&["a-1", "a-2"]], &["a-3"], true),
-            ("does not fit", &two, &[&["a-1", "a-2"]], &["a-3"], false),
+            ("does not fit", TWO, &[&["a-1", "a-2"]], &["a-3"], false),
             ("no limit is said", &[("a", None)], &[&["a-1", "a-2"]], &["a-3"], true),
             ("no driver is said", &[], &[&["a-1", "a-2"]], &["a-3"], true),
             ("none at all", &[("a", Some(0))], &[], &["a-1"], false),
-            ("one volume counts once", &two, &[&["a-1", "a-2"], &["a-1"]], &["a-2"], true),
-            ("two new ones", &two, &[&["a-1"]], &["a-2", "a-3"], false),
-            ("another driver", &two, &[&["a-1", "a-2"]], &["b-1"], true),
-            ("both drivers, one full", &two, &[&["a-1", "a-2"], &["b-1"]], &["b-2", "a-3"], false),
-            ("one that is to be made", &two, &[&["a-1", "a-2"]], &["late-1"], false),
-            ("those that are to be made count", &two, &[&["late-1", "late-2"]], &["a-1"], false),
-            ("the same that is to be made", &two, &[&["a-1", "late-2"]], &["late-2"], true),
-            ("what has no driver", &two, &[&["a-1", "a-2"]], &["plain"], true),
+            ("one volume counts once", TWO, &[&["a-1", "a-2"], &["a-1"]], &["a-2"], true),
+            ("two new ones", TWO, &[&["a-1"]], &["a-2", "a-3"], false),
+            ("another driver", TWO, &[&["a-1", "a-2"]], &["b-1"], true),
+            ("both drivers, one full", TWO, &[&["a-1", "a-2"], &["b-1"]], &["b-2", "a-3"], false),
+            ("one that is to be made", TWO, &[&["a-1", "a-2"]], &["late-1"], false),
+            ("those that are to be made count", TWO, &[&["late-1", "late-2"]], &["a-1"], false),
+            ("the same that is to be made", TWO, &[&["a-1", "late-2"]], &["late-2"], true),
+            ("what has no driver", TWO, &[&["a-1", "a-2"]], &["plain"], true),
         ];
         for (what, limits, there, asked, fits) in rows {
             let mut cluster = cluster(limits);

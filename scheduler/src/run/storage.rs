@@ -41,7 +41,7 @@ impl Storage {
 
     /// Each change as what it does to the state, which `apply` has.
     pub fn on_change(&self, apply: impl Fn(&dyn Fn(&mut State)) + Send + Sync + 'static) {
-        let apply: Arc<dyn Fn(&dyn Fn(&mut State)) + Send + Sync> = Arc::new(apply);
+        let apply: Apply = Arc::new(apply);
         each(&self.classes, &apply, |state, name, old, new| state.class_changed(name, old, new));
         each(&self.volumes, &apply, |state, name, _, new| state.volume_changed(name, new));
         each(&self.node_drivers, &apply, |state, name, old, new| state.node_drivers_changed(name, old, new));
@@ -59,9 +59,11 @@ impl Storage {
     }
 }
 
+/// Has the state, and applies a change to it.
+type Apply = Arc<dyn Fn(&dyn Fn(&mut State)) + Send + Sync>;
 type Change<K> = fn(&mut State, &str, Option<&Arc<K>>, Option<&Arc<K>>);
 
-fn each<K: Object>(cache: &Cache<K>, apply: &Arc<dyn Fn(&dyn Fn(&mut State)) + Send + Sync>, change: Change<K>) {
+fn each<K: Object>(cache: &Cache<K>, apply: &Apply, change: Change<K>) {
     let apply = apply.clone();
     cache.on_change(move |old, new| {
         let Some(object) = new.or(old) else { return };

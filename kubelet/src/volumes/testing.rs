@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use api::k8s::api::core::v1::{Pod, Volume};
+use api::k8s::api::core::v1::{Pod, Volume, VolumeMount};
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
@@ -16,7 +16,7 @@ use super::{
     plugin::{Identity, Mode, Mounted, NodePlugin, NodeVolume, VolumePlugin, VolumeToMount, VolumeToUnmount},
     plugins::Table,
 };
-use crate::meta;
+use crate::{container_config, meta};
 
 /// The disks outside of the node: `<outside>/<disk>` is there while it is attached, `<outside>/<disk>.<pod>` while a pod has it.
 pub struct Disks {
@@ -218,4 +218,13 @@ pub(super) fn on_small_stack<R: Send + 'static>(run: impl FnOnce() -> R + Send +
 /// A directory in memory where there is one: a disk may take milliseconds for each directory that goes.
 pub(super) fn quick_dir() -> tempfile::TempDir {
     tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
+}
+
+/// A pod whose first container has all its volumes.
+pub fn mounting(spec: &str) -> Pod {
+    let mut pod = container_config::testing::pod(spec);
+    let spec = pod.spec.as_mut().unwrap();
+    let mount = |name: &str| VolumeMount { name: name.into(), mount_path: format!("/{name}"), ..VolumeMount::default() };
+    spec.containers[0].volume_mounts = Some(spec.volumes.iter().flatten().map(|volume| mount(&volume.name)).collect());
+    pod
 }

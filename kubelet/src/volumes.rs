@@ -449,10 +449,7 @@ mod tests {
     use std::os::unix::fs::MetadataExt;
 
     use super::*;
-    use crate::{
-        container_config::testing::pod,
-        volumes::testing::{Scratch, eventually},
-    };
+    use crate::volumes::testing::{Scratch, eventually, mounting};
 
     fn manager(dir: &std::path::Path, group: &Group) -> Manager {
         testing::manager(dir.to_owned(), testing::nobody(), group)
@@ -463,8 +460,9 @@ mod tests {
         let dir = Scratch::new();
         let group = Group::new();
         let manager = manager(dir.path(), &group);
-        let p =
-            Arc::new(pod(r#"{"containers":[{"name":"a"}],"volumes":[{"name":"v","configMap":{"name":"c"}},{"name":"e","emptyDir":{}}]}"#));
+        let p = Arc::new(mounting(
+            r#"{"containers":[{"name":"a"}],"volumes":[{"name":"v","configMap":{"name":"c"}},{"name":"e","emptyDir":{}}]}"#,
+        ));
         let map = |value: &str| {
             serde_json::from_str(&format!(r#"{{"metadata":{{"name":"c","namespace":"default"}},"data":{{"k":"{value}"}}}}"#)).unwrap()
         };
@@ -487,9 +485,11 @@ mod tests {
     async fn secrets_are_in_memory_and_go_without_a_trace() {
         let (dir, group) = (Scratch::new(), Group::new());
         let manager = manager(dir.path(), &group);
-        let p = Arc::new(pod(r#"{"containers":[{"name":"a"}],"volumes":[{"name":"s","secret":{"secretName":"s","defaultMode":256}},
+        let p = Arc::new(mounting(
+            r#"{"containers":[{"name":"a"}],"volumes":[{"name":"s","secret":{"secretName":"s","defaultMode":256}},
             {"name":"h","hostPath":{"path":"/etc","type":"Directory"}},
-            {"name":"d","downwardAPI":{"items":[{"path":"n","fieldRef":{"fieldPath":"metadata.name"}}]}}]}"#));
+            {"name":"d","downwardAPI":{"items":[{"path":"n","fieldRef":{"fieldPath":"metadata.name"}}]}}]}"#,
+        ));
         let secret = serde_json::from_str(r#"{"metadata":{"name":"s","namespace":"default"},"data":{"x":"c2VjcmV0"}}"#).unwrap();
         manager.objects().set(&p, "s", Object::Secret(Arc::new(secret)));
         let volumes = manager.prepare(&p).await.unwrap();
@@ -510,7 +510,7 @@ mod tests {
         let dir = Scratch::new();
         let group = Group::new();
         let manager = manager(dir.path(), &group);
-        let p = Arc::new(pod(
+        let p = Arc::new(mounting(
             r#"{"containers":[{"name":"a"}],"volumes":[{"name":"d","downwardAPI":{"items":[{"path":"l","fieldRef":{"fieldPath":"metadata.name"}}]}}]}"#,
         ));
         for _ in 0..20 {
@@ -536,7 +536,7 @@ mod tests {
         let dir = Scratch::new();
         let group = Group::new();
         let manager = manager(dir.path(), &group);
-        let mut p = Arc::new(pod(
+        let mut p = Arc::new(mounting(
             r#"{"containers":[{"name":"a"}],"volumes":[{"name":"d","downwardAPI":{"items":[{"path":"l","fieldRef":{"fieldPath":"metadata.labels"}}]}}]}"#,
         ));
         manager.updated(&p);
@@ -558,11 +558,25 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_no_container_has_is_left_alone() {
+        let (dir, group) = (Scratch::new(), Group::new());
+        let manager = manager(dir.path(), &group);
+        let mut p = mounting(
+            r#"{"containers":[{"name":"a"}],"volumes":[{"name":"e","emptyDir":{}},{"name":"c","configMap":{"name":"none"}},{"name":"n","nfs":{"server":"s","path":"/"}}]}"#,
+        );
+        p.spec.as_mut().unwrap().containers[0].volume_mounts.as_mut().unwrap().truncate(1);
+        manager.objects().set(&p, "none", Object::Missing);
+        let volumes = manager.prepare(&Arc::new(p)).await.unwrap();
+        assert!(volumes.get("e").is_some() && volumes.get("c").is_none() && volumes.get("n").is_none());
+        manager.teardown("u1").await.unwrap();
+    }
+
+    #[tokio::test]
     async fn what_is_missing_is_said_in_upstreams_words() {
         let dir = Scratch::new();
         let group = Group::new();
         let manager = manager(dir.path(), &group);
-        let p = Arc::new(pod(
+        let p = Arc::new(mounting(
             r#"{"containers":[{"name":"a"}],"volumes":[{"name":"v","configMap":{"name":"c"}},{"name":"n","nfs":{"server":"s","path":"/"}}]}"#,
         ));
         manager.objects().set(&p, "c", Object::Missing);

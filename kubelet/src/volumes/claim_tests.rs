@@ -63,7 +63,10 @@ impl Server {
 
 fn using(claim: &str, node: &str) -> Arc<Pod> {
     let volume = json!({"name": "v", "persistentVolumeClaim": {"claimName": claim}});
-    Arc::new(pod(&json!({"nodeName": node, "containers": [{"name": "a"}], "volumes": [volume]}).to_string()))
+    Arc::new(pod(
+        &json!({"nodeName": node, "containers": [{"name": "a", "volumeMounts": [{"name": "v", "mountPath": "/v"}]}], "volumes": [volume]})
+            .to_string(),
+    ))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -2,7 +2,13 @@
 //!
 //! Upstream: `GenerateMountVolumeFunc` and `GenerateMapVolumeFunc` in `pkg/volume/util/operationexecutor/operation_generator.go`.
 
-use std::{collections::BTreeMap, fs, io, os::unix::fs::symlink, path::Path, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs, io,
+    os::unix::fs::symlink,
+    path::Path,
+    sync::Arc,
+};
 
 use api::{
     faults::catch_all,
@@ -48,11 +54,12 @@ const AT_A_TIME_MAX: usize = 8;
 /// The event of each that failed, in the pod's order; the others are done.
 pub async fn all(plugins: Table, nodes: &NodeVolumes, sources: &Arc<Sources>, which: Which, ready: &mut Ready) -> Result<(), Vec<Failure>> {
     let volumes = meta::spec(&sources.pod).and_then(|s| s.volumes.as_deref()).unwrap_or_default();
+    let used = used(&sources.pod);
     let asks = |volume: &Volume| claims::is_claim(volume) || volume.csi.is_some();
     // Before any is begun with: each would wait for the others.
     let recorded = if volumes.iter().any(asks) { nodes.of_pod(meta::uid(&sources.pod)).await } else { Vec::new() };
     let (mut remote, mut local): (Vec<BoxFuture<'_, _>>, Vec<BoxFuture<'_, _>>) = Default::default();
-    for (at, volume) in volumes.iter().enumerate() {
+    for (at, volume) in volumes.iter().enumerate().filter(|(_, volume)| used.contains(volume.name.as_str())) {
         let remounts = plugins.iter().find(|plugin| plugin.can_support(volume, None)).is_some_and(|plugin| plugin.requires_remount());
         if remounts || which == Which::All && !ready.contains_key(&volume.name) {
             let list = if asks(volume) { &mut remote } else { &mut local };
@@ -72,6 +79,15 @@ pub async fn all(plugins: Table, nodes: &NodeVolumes, sources: &Arc<Sources>, wh
         }
     }
     if failures.is_empty() { Ok(()) } else { Err(failures) }
+}
+
+/// The volumes that containers have; the others are left alone, whatever they are. Upstream: `GetPodVolumeNames` in `pkg/volume/util/util.go`.
+fn used(pod: &Pod) -> BTreeSet<&str> {
+    let mounts = meta::containers(pod).flat_map(|c| c.volume_mounts.iter().flatten());
+    let devices = meta::containers(pod).flat_map(|c| c.volume_devices.iter().flatten());
+    let later = meta::spec(pod).into_iter().flat_map(|spec| spec.ephemeral_containers.iter().flatten());
+    let later = later.flat_map(|c| c.volume_mounts.iter().flatten());
+    mounts.chain(later).map(|mount| mount.name.as_str()).chain(devices.map(|device| device.name.as_str())).collect()
 }
 
 /// A block volume is one that a container names as a device.

@@ -8,7 +8,7 @@ use std::{
 };
 
 use api::{
-    k8s::api::core::v1::{PersistentVolume, Pod, Volume},
+    k8s::api::core::v1::{PersistentVolume, Pod, Volume, VolumeMount},
     task::Group,
 };
 use async_trait::async_trait;
@@ -20,7 +20,7 @@ use super::{
     plugin::{Attached, Host, Identity, Mode, Mounted, NodePlugin, NodeVolume, VolumePlugin, VolumeToMount, VolumeToUnmount},
     plugins::Table,
 };
-use crate::{csi::Csi, meta};
+use crate::{container_config, csi::Csi, meta};
 
 /// The disks outside of the node: `<outside>/<disk>` is there while it is attached, `<outside>/<disk>.<pod>` while a pod has it.
 pub struct Disks {
@@ -234,4 +234,13 @@ pub(super) fn on_small_stack<R: Send + 'static>(run: impl FnOnce() -> R + Send +
 /// A directory in memory where there is one: a disk may take milliseconds for each directory that goes.
 pub(super) fn quick_dir() -> tempfile::TempDir {
     tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
+}
+
+/// A pod whose first container has all its volumes.
+pub fn mounting(spec: &str) -> Pod {
+    let mut pod = container_config::testing::pod(spec);
+    let spec = pod.spec.as_mut().unwrap();
+    let mount = |name: &str| VolumeMount { name: name.into(), mount_path: format!("/{name}"), ..VolumeMount::default() };
+    spec.containers[0].volume_mounts = Some(spec.volumes.iter().flatten().map(|volume| mount(&volume.name)).collect());
+    pod
 }

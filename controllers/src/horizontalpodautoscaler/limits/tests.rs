@@ -1,3 +1,5 @@
+//! Windows, policies and ranges, over upstream's own cases.
+
 use std::collections::HashMap;
 
 use super::*;

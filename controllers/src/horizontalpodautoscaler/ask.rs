@@ -1,16 +1,17 @@
 //! A path -> what the server, or a metrics API behind it, answers: in bounded time and room.
 
-use std::time::Duration;
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use api::names::{is_possible, segment};
+use api::{
+    Gvr,
+    names::{is_possible, segment},
+};
 use client::kube;
 use http::{Request, header::ACCEPT};
 use http_body_util::{BodyExt, Limited};
 use parking_lot::Mutex;
 use serde::{Deserialize, de::DeserializeOwned};
 use tokio::time::{Instant, timeout_at};
-
-use super::targets::Targets;
 
 /// Of one answer: the metrics of some 40,000 pods.
 const ANSWER_BYTES_MAX: usize = 16 << 20;
@@ -22,11 +23,15 @@ const REFUSAL_BYTES_MAX: usize = 1024;
 /// Who asks, and what need not be asked each time.
 pub struct Asks {
     pub client: kube::Client,
-    pub targets: Targets,
+    /// By group and kind. As large as the number of kinds that are served, and were named of late.
+    pub kinds: Mutex<HashMap<(String, String), Known>>,
     /// The version of the custom metrics API, and until when that is believed (`PeriodicallyInvalidate`).
     pub custom_version: Mutex<Option<(String, Instant)>>,
     pub custom_version_lasts: Duration,
 }
+
+/// The resources of a kind, and until when that is believed.
+pub type Known = (Instant, Arc<[Gvr]>);
 
 /// Why there is no answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,7 +49,7 @@ struct Refusal {
 
 impl Asks {
     pub fn new(client: kube::Client, period: Duration) -> Self {
-        Self { client, targets: Targets::default(), custom_version: Mutex::default(), custom_version_lasts: period }
+        Self { client, kinds: Mutex::default(), custom_version: Mutex::default(), custom_version_lasts: period }
     }
 
     /// One GET, answered by `until` and within [`ANSWER_BOUND`]. An answer that is no JSON of that shape is a refusal.

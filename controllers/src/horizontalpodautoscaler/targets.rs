@@ -1,9 +1,8 @@
 //! `scaleTargetRef` -> the scale of what it names: of any kind that the server serves, and always in the autoscaler's own namespace.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use api::{GroupResource, Gvr, k8s::api::autoscaling::v2::CrossVersionObjectReference, names::split_api_version};
-use parking_lot::Mutex;
 use serde::Deserialize;
 use serde_json::Value;
 use tokio::time::Instant;
@@ -12,10 +11,6 @@ use super::ask::{Asks, Refused, path};
 
 /// How long it is believed which resources are of a kind, as upstream's mapper is reset.
 const LASTS: Duration = Duration::from_secs(30);
-
-/// Kinds -> their resources. As large as the number of kinds that were named within [`LASTS`], and that are served.
-#[derive(Default)]
-pub struct Targets(Mutex<HashMap<(String, String), (Instant, Arc<[Gvr]>)>>);
 
 /// A target's scale as it was read.
 #[derive(Clone, Debug, PartialEq)]
@@ -117,7 +112,7 @@ impl Asks {
     /// Those of the first version of the group that has the kind, the preferred one before others.
     async fn resources(&self, group: &str, kind: &str, until: Instant) -> Result<Arc<[Gvr]>, String> {
         let (named, now) = ((group.to_owned(), kind.to_owned()), Instant::now());
-        if let Some((till, known)) = self.targets.0.lock().get(&named)
+        if let Some((till, known)) = self.kinds.lock().get(&named)
             && *till > now
         {
             return Ok(known.clone());
@@ -133,7 +128,7 @@ impl Asks {
             let of_kind = list.resources.unwrap_or_default().into_iter().filter(|r| r.kind == kind && !r.name.contains('/'));
             let found: Arc<[Gvr]> = of_kind.map(|r| Gvr::new(group.to_owned(), version.clone(), r.name)).collect();
             if !found.is_empty() {
-                let mut all = self.targets.0.lock();
+                let mut all = self.kinds.lock();
                 all.retain(|_, (till, _)| *till > now);
                 all.insert(named, (now + LASTS, found.clone()));
                 return Ok(found);

@@ -1,3 +1,5 @@
+//! Pods and what they use, over upstream's own cases.
+
 use std::collections::HashMap;
 
 use api::{k8s::apimachinery::pkg::apis::meta::v1::Time, time::rfc3339};

@@ -1,3 +1,5 @@
+//! Windows, policies and ranges, over upstream's own cases.
+
 use std::collections::HashMap;
 
 use super::*;
@@ -61,7 +63,8 @@ fn kept(history: &History) -> Vec<i32> {
 /// Upstream's cases (`TestNormalizeDesiredReplicas`): recommendations and their age in minutes, what is desired, what comes of it, how many are kept.
 #[test]
 fn the_highest_of_late_counts() {
-    let cases: [(&[(i32, u64)], i32, i32, usize); 5] = [
+    type Row = (&'static [(i32, u64)], i32, i32, usize);
+    let cases: [Row; 5] = [
         (&[], 5, 5, 1),
         (&[(4, 2), (5, 1)], 3, 5, 3),
         (&[(1, 2), (2, 1)], 3, 3, 3),

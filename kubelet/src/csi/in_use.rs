@@ -100,10 +100,10 @@ mod tests {
     use super::*;
     use crate::volumes::testing::nobody;
 
-    fn node(used: &[&str], attached: &[&str]) -> Node {
+    fn node(revision: u32, used: &[&str], attached: &[&str]) -> Node {
         let attached: Vec<_> = attached.iter().map(|name| json!({"name": name, "devicePath": ""})).collect();
         let status = json!({"volumesInUse": used, "volumesAttached": attached});
-        serde_json::from_value(json!({"metadata": {"name": "n"}, "status": status})).unwrap()
+        serde_json::from_value(json!({"metadata": {"name": "n", "resourceVersion": revision.to_string()}, "status": status})).unwrap()
     }
 
     #[tokio::test(start_paused = true)]
@@ -112,14 +112,14 @@ mod tests {
         let nodes: Cache<Node> = Caches::unfollowed(nobody(), group.clone()).of();
         let in_use = InUse::new("n", nodes.clone());
         assert_eq!((in_use.shown(None), in_use.shown(Some(&vec!["x".into()]))), (None, Some(vec![])));
-        nodes.feed(node(&[], &["v"]), false);
+        nodes.feed(node(1, &[], &["v"]), false);
         assert!(in_use.attached("v").await.unwrap_err().contains("VolumesInUse"), "whoever detaches does not know yet");
         assert_eq!(in_use.shown(None), Some(vec!["v".into()]));
-        nodes.feed(node(&["v"], &[]), false);
+        nodes.feed(node(2, &["v"], &[]), false);
         assert_eq!(in_use.attached("v").await.unwrap_err(), "Volume not attached according to node status");
         let (waited, ()) = tokio::join!(in_use.attached("v"), async {
             tokio::time::sleep(Duration::from_secs(1)).await;
-            nodes.feed(node(&["v"], &["w", "v"]), false);
+            nodes.feed(node(3, &["v"], &["w", "v"]), false);
         });
         waited.unwrap();
         in_use.remove("v");

@@ -207,9 +207,12 @@ async fn a_volume_is_attached_where_a_pod_wants_it() {
     assert!(house.list("n").await.is_none(), "it says so already");
 }
 
+/// What is changed, and what does it.
+type Row = (&'static str, fn(&House));
+
 #[tokio::test]
 async fn what_is_not_to_be_attached_is_not() {
-    let rows: [(&str, fn(&House)); 8] = [
+    let rows: [Row; 8] = [
         ("no node", |house| house.gone::<Node>(json!({"metadata": {"name": "n"}}))),
         ("a node that attaches itself", |house| house.put::<Node>(json!({"metadata": {"name": "n"}}))),
         ("a driver that needs no attaching", |house| {

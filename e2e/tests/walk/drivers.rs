@@ -9,7 +9,7 @@ use crate::terminal::Terminal;
 
 const CLASS: &str = "---
 {apiVersion: storage.k8s.io/v1, kind: CSIDriver, metadata: {name: folders.example.com}, spec: {
-  attachRequired: false, podInfoOnMount: true, fsGroupPolicy: File, volumeLifecycleModes: [Persistent, Ephemeral]}}
+  attachRequired: true, podInfoOnMount: true, fsGroupPolicy: File, volumeLifecycleModes: [Persistent, Ephemeral]}}
 ---
 {apiVersion: storage.k8s.io/v1, kind: StorageClass, metadata: {name: folders}, provisioner: folders.example.com,
   volumeBindingMode: WaitForFirstConsumer, allowVolumeExpansion: true}

@@ -29,12 +29,15 @@ pub const JSON: &str = "application/json";
 /// For which what is said of a driver is not asked again, where that may be some seconds old.
 const LATELY: Duration = Duration::from_secs(45);
 
+/// When a driver was last asked about, and what was said of it.
+type Lately = HashMap<String, (Instant, Option<CSIDriverSpec>)>;
+
 /// Reads and writes as this node.
 #[derive(Clone)]
 pub struct Objects {
     client: kube::Client,
     /// By name of those that pods have, and registered ones; few.
-    lately: Arc<Mutex<HashMap<String, (Instant, Option<CSIDriverSpec>)>>>,
+    lately: Arc<Mutex<Lately>>,
 }
 
 impl Objects {

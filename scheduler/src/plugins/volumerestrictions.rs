@@ -1,7 +1,7 @@
 //! VolumeRestrictions: a claim with `ReadWriteOncePod` is had by one pod, and a disk that pods name themselves by those of a node that may share it.
 //! Source: `plugins/volumerestrictions`.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use api::Key;
 use client::pods::Disk;
@@ -46,7 +46,12 @@ impl Plugin for VolumeRestrictions {
     }
 
     fn filter(&self, pod: &PodInfo, node: &NodeInfo) -> Option<Refusal> {
-        let taken = disks(pod).any(|disk| node.pods.iter().any(|other| disks(other).any(|other| conflict(disk, other))));
+        let mut others = node.pods.iter().flat_map(|other| disks(other)).peekable();
+        if others.peek().is_none() || disks(pod).next().is_none() {
+            return None;
+        }
+        let held = Held::by(pod);
+        let taken = others.any(|other| held.conflicts(other));
         taken.then(|| Refusal::resolvable(NAME, DISK_CONFLICT))
     }
 
@@ -74,7 +79,10 @@ impl Plugin for VolumeRestrictions {
         match change {
             Change::PodGone(gone, _) => {
                 names(pod).any(|(key, _)| names(gone).any(|(other, _)| other == key))
-                    || disks(pod).any(|disk| disks(gone).any(|other| conflict(disk, other)))
+                    || disks(gone).next().is_some() && {
+                        let held = Held::by(pod);
+                        disks(gone).any(|disk| held.conflicts(disk))
+                    }
             }
             Change::ClaimChanged(claim) => names(pod).any(|(key, _)| key == reconcile::own_key(*claim)),
             _ => false,
@@ -86,16 +94,54 @@ fn disks(pod: &PodInfo) -> impl Iterator<Item = &Disk> {
     pod.spec().into_iter().flat_map(|spec| spec.volumes.iter().flatten()).filter_map(|volume| volume.disk.as_deref())
 }
 
-/// Whether two pods of one node cannot have both. Upstream: `isVolumeConflict`.
-fn conflict(one: &Disk, other: &Disk) -> bool {
-    match (one, other) {
-        (Disk::Gce { name, read_only }, Disk::Gce { name: other, read_only: and }) => name == other && !(*read_only && *and),
-        (Disk::Aws { id }, Disk::Aws { id: other }) => id == other,
-        (Disk::Iscsi { iqn, read_only }, Disk::Iscsi { iqn: other, read_only: and }) => iqn == other && !(*read_only && *and),
-        (Disk::Rbd { monitors, pool, image, read_only }, Disk::Rbd { monitors: others, pool: of, image: other, read_only: and }) => {
-            (pool, image) == (of, other) && monitors.iter().any(|monitor| others.contains(monitor)) && !(*read_only && *and)
+/// The disks of one pod, by what they are: a pod may name tens of thousands, and each of them as many monitors, and so may every other.
+#[derive(Default)]
+struct Held<'a> {
+    /// Whether one is written to.
+    disks: HashMap<(Sort, &'a str), bool>,
+    /// By pool and image, and by monitor.
+    images: HashMap<(&'a str, &'a str), HashMap<&'a str, bool>>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum Sort {
+    Gce,
+    Aws,
+    Iscsi,
+}
+
+impl<'a> Held<'a> {
+    fn by(pod: &'a PodInfo) -> Self {
+        let mut held = Self::default();
+        for disk in disks(pod) {
+            let (sort, name, writes) = match disk {
+                Disk::Rbd { monitors, pool, image, read_only } => {
+                    let by_monitor = held.images.entry((pool, image)).or_default();
+                    monitors.iter().for_each(|monitor| *by_monitor.entry(monitor).or_default() |= !read_only);
+                    continue;
+                }
+                Disk::Gce { name, read_only } => (Sort::Gce, name, !read_only),
+                Disk::Iscsi { iqn, read_only } => (Sort::Iscsi, iqn, !read_only),
+                // It is had by one, whoever only reads.
+                Disk::Aws { id } => (Sort::Aws, id, true),
+            };
+            *held.disks.entry((sort, name)).or_default() |= writes;
         }
-        _ => false,
+        held
+    }
+
+    /// Whether another pod of the node cannot have this one beside them. Upstream: `isVolumeConflict`.
+    fn conflicts(&self, other: &Disk) -> bool {
+        let (sort, name, writes) = match other {
+            Disk::Rbd { monitors, pool, image, read_only } => {
+                let Some(by_monitor) = self.images.get(&(pool.as_str(), image.as_str())) else { return false };
+                return monitors.iter().any(|monitor| by_monitor.get(monitor.as_str()).is_some_and(|writes| *writes || !read_only));
+            }
+            Disk::Gce { name, read_only } => (Sort::Gce, name, !read_only),
+            Disk::Iscsi { iqn, read_only } => (Sort::Iscsi, iqn, !read_only),
+            Disk::Aws { id } => (Sort::Aws, id, true),
+        };
+        self.disks.get(&(sort, name.as_str())).is_some_and(|held| *held || writes)
     }
 }
 
@@ -164,6 +210,24 @@ mod tests {
         let (pod, gone) = (crate::tests::pod(&with("iscsi", &mine)), crate::tests::pod(&with("iscsi", &mine)));
         assert!(VolumeRestrictions.queueing_hint(&pod, &Change::PodGone(&gone, None)));
         assert!(!VolumeRestrictions.queueing_hint(&pod, &Change::PodGone(&crate::tests::pod(&with("rbd", &mine)), None)));
+    }
+
+    /// Compared one by one they would take hours.
+    #[test]
+    fn pods_that_name_very_many_disks_cost_no_more_than_they_name() {
+        const MANY: usize = 10_000;
+        let disks = |monitors: &str| {
+            let rbd: Vec<String> = (0..MANY).map(|n| format!("{monitors}{n}")).collect();
+            let iscsi = (0..MANY)
+                .map(|n| json!({"name": format!("v{n}"), "iscsi": {"iqn": monitors, "lun": 0, "targetPortal": "t", "readOnly": true}}));
+            let rbd = json!({"name": "v", "rbd": {"monitors": rbd, "image": "i"}});
+            json!({"spec": {"volumes": iscsi.chain([rbd]).collect::<Vec<_>>()}})
+        };
+        let mut cluster = TestCluster::new(&[&VolumeRestrictions]);
+        cluster.node("n", json!({}));
+        cluster.bound("first", "n", disks("a"));
+        assert_eq!(cluster.fitting(&disks("b")), ["n"]);
+        assert!(cluster.fitting(&disks("a")).is_empty());
     }
 
     #[test]

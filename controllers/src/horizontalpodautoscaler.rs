@@ -36,7 +36,7 @@ use tokio::time::Instant;
 
 use crate::Config;
 use ask::Asks;
-use decide::{Outcome, decide};
+use decide::{METRICS_MAX, Outcome, decide};
 use limits::History;
 use measure::{Asked, Measuring};
 use status::Failed;
@@ -179,7 +179,8 @@ impl Autoscalers {
         let looked = match self.select(key, &scale.selector).await {
             Err(unselected) => Looked { pods: Err(unselected), asked: Vec::new() },
             Ok((pods, labels)) => {
-                let metrics = spec.metrics.as_deref().unwrap_or_default();
+                let all = spec.metrics.as_deref().unwrap_or_default();
+                let metrics = if all.len() > METRICS_MAX { &[] } else { all };
                 let asked = Measuring::new(&self.asks, &key.namespace, &labels, until).all(metrics).await;
                 Looked { pods: Ok(pods), asked }
             }

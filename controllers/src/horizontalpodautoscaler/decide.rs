@@ -22,6 +22,8 @@ use super::{
 
 /// Autoscalers that a message names which select the same pods.
 const NAMED_MAX: usize = 10;
+/// Metrics of one autoscaler. What each of them says of all pods is held until the last is known; upstream has no bound.
+pub const METRICS_MAX: usize = 64;
 
 /// What a plan comes to, beside its actions.
 #[derive(Clone, Debug, Default)]
@@ -226,6 +228,11 @@ impl Run<'_> {
         let (metrics, before) = (self.spec.metrics.as_deref().unwrap_or_default(), self.status.current_replicas.unwrap_or(0));
         if metrics.is_empty() {
             return Err(("no metrics are named".into(), Vec::new()));
+        }
+        if metrics.len() > METRICS_MAX {
+            let message = format!("more than {METRICS_MAX} metrics are named: none of them is measured");
+            self.set(ACTIVE, false, ("InvalidMetrics", message.clone()));
+            return Err((message, Vec::new()));
         }
         let (mut statuses, mut failures) = (Vec::with_capacity(metrics.len()), Vec::<Failure>::new());
         let (mut replicas, mut name) = (0, String::new());

@@ -146,6 +146,17 @@ fn told(plan: &Plan) -> Told {
 }
 
 #[test]
+fn of_very_many_metrics_none_is_measured() {
+    let metrics = |count: usize| json!({"metrics": vec![cpu(30); count]});
+    let most = Small::of(3, &[300, 500, 700]).spec(metrics(decide::METRICS_MAX));
+    assert_eq!(most.outcome().1[1], "ValidMetricFound");
+    let more = Small::of(3, &[300, 500, 700]).spec(metrics(decide::METRICS_MAX + 1)).run();
+    let status = more.status.unwrap();
+    assert_eq!((more.rescaled, reason(&status, "ScalingActive")), (None, "!InvalidMetrics".into()));
+    assert_eq!(message(&status, "ScalingActive"), "more than 64 metrics are named: none of them is measured");
+}
+
+#[test]
 fn more_is_used_than_shall_be() {
     let small = Small::of(3, &[300, 500, 700]);
     let (plan, outcome) = decide(&small.world());

@@ -77,7 +77,7 @@ impl Watch {
         let entries = WatchFlags::CREATE | WatchFlags::DELETE | WatchFlags::MOVED_TO | WatchFlags::MOVED_FROM;
         watcher.add(&self.dir, entries | WatchFlags::DELETE_SELF | WatchFlags::MOVE_SELF | WatchFlags::ONLYDIR)?;
         loop {
-            self.look();
+            self.look()?;
             let events = watcher.next().await?;
             if events.iter().any(|event| event.flags.intersects(ReadFlags::DELETE_SELF | ReadFlags::MOVE_SELF | ReadFlags::IGNORED)) {
                 return Ok(());
@@ -86,9 +86,9 @@ impl Watch {
         }
     }
 
-    /// Whatever the events were: what is there is served, and nothing else.
-    fn look(&mut self) {
-        let found = sockets(&self.dir);
+    /// Whatever the events were: what is there is served, and nothing else. Where it cannot be read nobody has left.
+    fn look(&mut self) -> io::Result<()> {
+        let found = sockets(&self.dir)?;
         self.there.retain(|path, socket| found.get(path) == Some(&socket.mark));
         for (path, mark) in found {
             if self.there.contains_key(&path) {
@@ -98,16 +98,26 @@ impl Watch {
             self.group.spawn(Box::pin(serve(path.clone(), self.csi.clone(), gone)));
             self.there.insert(path, Socket { mark, _there: there });
         }
+        Ok(())
     }
 }
 
-fn sockets(dir: &Path) -> BTreeMap<PathBuf, Mark> {
-    let entries = fs::read_dir(dir).into_iter().flatten().flatten().take(SOCKETS_MAX);
-    let seen = entries.filter(|entry| !entry.file_name().as_encoded_bytes().starts_with(b".")).filter_map(|entry| {
-        let there = fs::symlink_metadata(entry.path()).ok().filter(|there| there.file_type().is_socket())?;
-        Some((entry.path(), (there.ino(), there.mtime(), there.mtime_nsec())))
-    });
-    seen.collect()
+fn sockets(dir: &Path) -> io::Result<BTreeMap<PathBuf, Mark>> {
+    let mut found = BTreeMap::new();
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        let there = match fs::symlink_metadata(entry.path()) {
+            Ok(there) => there,
+            // It went meanwhile.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(error),
+        };
+        let is_hidden = entry.file_name().as_encoded_bytes().starts_with(b".");
+        if found.len() < SOCKETS_MAX && there.file_type().is_socket() && !is_hidden {
+            found.insert(entry.path(), (there.ino(), there.mtime(), there.mtime_nsec()));
+        }
+    }
+    Ok(found)
 }
 
 /// One socket, from its first sight until it is gone. What was begun is ended.

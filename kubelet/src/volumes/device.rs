@@ -4,12 +4,17 @@
 
 use std::{
     ffi::OsStr,
+    fs::File,
+    io::{self, Read, Seek, SeekFrom},
     path::Path,
     process::{Output, Stdio},
     time::Duration,
 };
 
+use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::{process::Command, time::timeout};
+
+use super::plugin::blocking;
 
 /// Upstream's, where the volume names none.
 pub const DEFAULT: &str = "ext4";
@@ -22,6 +27,8 @@ const MOUNT_BOUND: Duration = Duration::from_secs(60);
 const BLKID_NOTHING: i32 = 2;
 /// As `fsck` says that it could not mend all.
 const FSCK_LEFT: i32 = 4;
+/// Where file systems say what they are: of the device's begin, and of its end.
+const READ_BYTES: [u64; 2] = [1 << 20, 64 << 10];
 
 /// The file system of a device.
 pub struct FileSystem<'a> {
@@ -50,7 +57,12 @@ impl FileSystem<'_> {
             None if self.read_only => {
                 return Err(format!("cannot mount unformatted disk {device} as we are manipulating it in read-only mode"));
             }
-            None => self.format().await?,
+            None => {
+                // `blkid` finds nothing on a disk that fails, either.
+                let device = self.device.to_owned();
+                blocking(move || readable(&device).map_err(|error| format!("disk {} cannot be read: {error}", device.display()))).await?;
+                self.format().await?;
+            }
             Some(found) => {
                 if found != self.kind {
                     tracing::warn!(%device, wanted = self.kind, found, "a volume's disk has another file system than it says");
@@ -67,7 +79,7 @@ impl FileSystem<'_> {
         options.push("defaults");
         let (options, kind) = (options.join(","), OsStr::new(self.kind));
         let arguments = [OsStr::new("-t"), kind, OsStr::new("-o"), OsStr::new(&options), self.device.as_os_str(), target.as_os_str()];
-        let mounted = run("mount", &arguments, MOUNT_BOUND).await?;
+        let mounted = run("mount", &arguments, MOUNT_BOUND).await.map_err(|error| error.to_string())?;
         if mounted.status.success() {
             return Ok(());
         }
@@ -84,7 +96,7 @@ impl FileSystem<'_> {
     async fn content(&self) -> Result<Option<String>, String> {
         let arguments = ["-p", "-s", "TYPE", "-s", "PTTYPE", "-o", "export"].map(OsStr::new);
         let arguments: Vec<&OsStr> = arguments.into_iter().chain([self.device.as_os_str()]).collect();
-        let looked = run("blkid", &arguments, LOOK_BOUND).await?;
+        let looked = run("blkid", &arguments, LOOK_BOUND).await.map_err(|error| error.to_string())?;
         match looked.status.code() {
             Some(0) => Ok(Some(content(&String::from_utf8_lossy(&looked.stdout)))),
             Some(BLKID_NOTHING) => Ok(None),
@@ -99,7 +111,7 @@ impl FileSystem<'_> {
             _ => &[],
         };
         let arguments: Vec<&OsStr> = first.iter().map(OsStr::new).chain([self.device.as_os_str()]).collect();
-        let made = run(&format!("mkfs.{}", self.kind), &arguments, FORMAT_BOUND).await?;
+        let made = run(&format!("mkfs.{}", self.kind), &arguments, FORMAT_BOUND).await.map_err(|error| error.to_string())?;
         let device = self.device.display();
         if !made.status.success() {
             return Err(format!(
@@ -116,11 +128,11 @@ impl FileSystem<'_> {
 
     async fn check(&self) -> Result<(), String> {
         let checked = match run("fsck", &[OsStr::new("-a"), self.device.as_os_str()], FORMAT_BOUND).await {
-            Err(why) => {
-                tracing::warn!(why, "a volume is mounted without a check of its file system");
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                tracing::warn!(%error, "a volume is mounted without a check of its file system");
                 return Ok(());
             }
-            Ok(checked) => checked,
+            checked => checked.map_err(|error| error.to_string())?,
         };
         match checked.status.code() {
             Some(FSCK_LEFT) => {
@@ -141,12 +153,42 @@ fn content(text: &str) -> String {
     }
 }
 
-async fn run(program: &str, arguments: &[&OsStr], bound: Duration) -> Result<Output, String> {
+/// Reads where a file system would be.
+fn readable(device: &Path) -> io::Result<()> {
+    let (mut disk, [first, last]) = (File::open(device)?, READ_BYTES);
+    io::copy(&mut (&disk).take(first), &mut io::sink())?;
+    let end = disk.seek(SeekFrom::End(0))?;
+    disk.seek(SeekFrom::Start(end.saturating_sub(last)))?;
+    io::copy(&mut disk.take(last), &mut io::sink()).map(drop)
+}
+
+/// Runs a program and what it starts (`fsck` starts another), which end with it.
+///
+/// # Errors
+/// `NotFound` where there is no such program, `TimedOut`.
+async fn run(program: &str, arguments: &[&OsStr], bound: Duration) -> io::Result<Output> {
     let mut command = Command::from(api::programs::command(program));
-    command.args(arguments).env("LC_ALL", "C").stdin(Stdio::null()).kill_on_drop(true);
-    match timeout(bound, command.output()).await {
-        Ok(ran) => ran.map_err(|error| format!("{program}: {error}")),
-        Err(_) => Err(format!("{program} did not end in {} s", bound.as_secs())),
+    command.args(arguments).env("LC_ALL", "C").process_group(0).kill_on_drop(true);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let of_program = |error: io::Error| io::Error::new(error.kind(), format!("{program}: {error}"));
+    let child = command.spawn().map_err(of_program)?;
+    let all = All(child.id().and_then(|id| Pid::from_raw(id.cast_signed())));
+    let ended = timeout(bound, child.wait_with_output()).await;
+    let ran = ended.map_err(|_| io::Error::new(io::ErrorKind::TimedOut, format!("{program} did not end in {} s", bound.as_secs())))?;
+    // The group's number may be another's once its leader was waited for.
+    std::mem::forget(all);
+    ran.map_err(of_program)
+}
+
+/// A program's group of processes, which is ended where nobody waits for it any more.
+struct All(Option<Pid>);
+
+impl Drop for All {
+    fn drop(&mut self) {
+        if let Some(leader) = self.0 {
+            // It may be over.
+            let _ = kill_process_group(leader, Signal::KILL);
+        }
     }
 }
 
@@ -168,6 +210,33 @@ mod tests {
         assert_eq!(content("PTTYPE=dos\nTYPE=ext4\n"), "unknown data, probably partitions");
         // Something that has no type: nothing is made over it.
         assert_eq!(content("DEVNAME=/dev/x\n"), "");
+    }
+
+    #[tokio::test]
+    async fn what_a_program_started_ends_with_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("pid");
+        let script = format!("sleep 1000 & echo $! > {}; wait", file.display());
+        let late = run("sh", &["-c", &script].map(OsStr::new), Duration::from_millis(500)).await.unwrap_err();
+        assert_eq!((late.kind(), late.to_string().as_str()), (io::ErrorKind::TimedOut, "sh did not end in 0 s"));
+        let pid = fs::read_to_string(file).unwrap();
+        let is_there = || fs::read_to_string(format!("/proc/{}/stat", pid.trim())).is_ok_and(|stat| !stat.contains(") Z "));
+        let end = tokio::time::Instant::now() + Duration::from_secs(10);
+        while is_there() {
+            assert!(tokio::time::Instant::now() < end, "it goes on");
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(run("no-such-program", &[], LOOK_BOUND).await.unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn a_device_that_cannot_be_read_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = dir.path().join("disk");
+        fs::write(&disk, [0; 10]).unwrap();
+        readable(&disk).unwrap();
+        // The kernel's own answer to who reads: a directory, here.
+        assert!(readable(dir.path()).is_err());
     }
 
     #[tokio::test]

@@ -3,11 +3,12 @@
 use std::{
     borrow::Cow,
     fs, io,
+    os::unix::fs::{FileTypeExt, MetadataExt},
     path::{Path, PathBuf},
 };
 
 use rustix::{
-    fs::{AtFlags, CWD, StatxAttributes, StatxFlags, statx},
+    fs::{AtFlags, CWD, StatxAttributes, StatxFlags, major, minor, statx},
     io::Errno,
     mount::{UnmountFlags, unmount},
 };
@@ -52,19 +53,24 @@ pub fn unmount_below(dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Where a device is mounted, by this name.
+/// Where a device is mounted: by its number, since one of the device mapper stands there by another name, or by this name, since a file system may have
+/// a number of its own (btrfs).
 ///
 /// # Errors
-/// Where the table cannot be read.
+/// Where the device or the table cannot be read.
 pub fn of_source(device: &Path) -> io::Result<Vec<PathBuf>> {
-    Ok(mounted(&fs::read_to_string("/proc/self/mountinfo")?, device))
+    let there = fs::metadata(device)?;
+    let number = there.file_type().is_block_device().then(|| format!("{}:{}", major(there.rdev()), minor(there.rdev())));
+    Ok(mounted(&fs::read_to_string("/proc/self/mountinfo")?, device, number.as_deref()))
 }
 
-fn mounted(table: &str, device: &Path) -> Vec<PathBuf> {
+fn mounted(table: &str, device: &Path, number: Option<&str>) -> Vec<PathBuf> {
     let of = |line: &str| {
         let source = line.split_once(" - ")?.1.split(' ').nth(1).map(unescaped)?;
-        let point = line.split(' ').nth(4).map(unescaped)?;
-        (Path::new(&*source) == device).then(|| PathBuf::from(point.into_owned()))
+        let mut fields = line.split(' ').skip(2);
+        let is_it = fields.next() == number && number.is_some() || Path::new(&*source) == device;
+        let point = fields.nth(1).map(unescaped)?;
+        is_it.then(|| PathBuf::from(point.into_owned()))
     };
     table.lines().filter_map(of).collect()
 }
@@ -120,7 +126,8 @@ mod tests {
         let table = "1 0 8:1 / / rw - ext4 x rw\n2 1 0:5 / /a\\040b rw shared:1 - tmpfs x rw\n3 1 0:6 / /ab rw - tmpfs x rw\n";
         assert_eq!(points(table, Path::new("/")), [PathBuf::from("/"), PathBuf::from("/a b"), PathBuf::from("/ab")]);
         assert_eq!(points(table, Path::new("/a b")), [PathBuf::from("/a b")]);
-        assert_eq!(mounted(table, Path::new("x")).len(), 3);
-        assert!(mounted(table, Path::new("y")).is_empty());
+        assert_eq!(mounted(table, Path::new("x"), None).len(), 3);
+        assert!(mounted(table, Path::new("y"), None).is_empty());
+        assert_eq!(mounted(table, Path::new("y"), Some("0:5")), [PathBuf::from("/a b")]);
     }
 }

@@ -4,9 +4,12 @@
 
 use std::{fs, io, path::Path};
 
-use rustix::mount::{MountPropagationFlags, mount_bind_recursive, mount_change};
+use rustix::mount::{MountPropagationFlags, UnmountFlags, mount_bind, mount_change, unmount};
 
-/// Once for each boot. It is undone by [`super::unmount_below`].
+use super::mount_table;
+
+/// Once for each boot, before anything is mounted below: of what is, the new mount would have a second one, and the first could not be unmounted by its
+/// path any more. It is undone by [`super::unmount_below`].
 ///
 /// # Errors
 /// What the system says; containers then have no such volumes.
@@ -16,15 +19,21 @@ pub fn make_shared(dir: &Path) -> io::Result<()> {
     if is_shared(&fs::read_to_string("/proc/self/mountinfo")?, dir) {
         return Ok(());
     }
-    mount_bind_recursive(dir, dir)?;
-    Ok(mount_change(dir, MountPropagationFlags::SHARED | MountPropagationFlags::REC)?)
+    if !mount_table::below(dir)?.is_empty() {
+        return Err(io::Error::other("volumes are mounted there already: it is done after the next boot"));
+    }
+    mount_bind(dir, dir)?;
+    mount_change(dir, MountPropagationFlags::SHARED).or_else(|error| {
+        unmount(dir, UnmountFlags::DETACH)?;
+        Err(error.into())
+    })
 }
 
 /// Whether the mount that a directory is on is one whose mounts others see.
 fn is_shared(table: &str, dir: &Path) -> bool {
     let mounts = table.lines().filter_map(|line| {
         let mut fields = line.split(' ').skip(4);
-        let point = super::mount_table::unescaped(fields.next()?).into_owned();
+        let point = mount_table::unescaped(fields.next()?).into_owned();
         // After the options, up to a dash.
         let shared = fields.skip(1).take_while(|field| *field != "-").any(|field| field.starts_with("shared:"));
         dir.starts_with(&point).then_some((point.len(), shared))
@@ -36,7 +45,7 @@ fn is_shared(table: &str, dir: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::volumes::{mount_table, unmount_below};
+    use crate::volumes::unmount_below;
 
     #[test]
     fn the_mount_that_is_above_counts() {
@@ -49,14 +58,21 @@ mod tests {
 
     /// Root, as all tests that mount.
     #[test]
-    fn it_is_made_shared_once_and_what_is_mounted_below_is_still_there() {
+    fn it_is_made_shared_once_and_not_over_what_is_mounted_below() {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path().join("kubelet");
         fs::create_dir_all(root.join("in")).unwrap();
         fs::write(root.join("kept"), "").unwrap();
-        crate::volumes::directories::tmpfs(&root.join("in"), None, 0o755).unwrap();
-        fs::write(root.join("in/seen"), "").unwrap();
+        let mounted = || crate::volumes::directories::tmpfs(&root.join("in"), None, 0o755).unwrap();
+        if !is_shared(&fs::read_to_string("/proc/self/mountinfo").unwrap(), &fs::canonicalize(&root).unwrap()) {
+            mounted();
+            let refused = make_shared(&root).map_err(|error| error.to_string());
+            unmount_below(&root).unwrap();
+            assert_eq!(refused.unwrap_err(), "volumes are mounted there already: it is done after the next boot");
+        }
         make_shared(&root).unwrap();
+        mounted();
+        fs::write(root.join("in/seen"), "").unwrap();
         let first = mount_table::below(&root).unwrap().len();
         make_shared(&root).unwrap();
         let (second, seen) = (mount_table::below(&root).unwrap().len(), root.join("in/seen").exists() && root.join("kept").exists());

@@ -16,6 +16,7 @@ pub mod downward;
 pub mod env;
 mod eviction;
 mod image_gc;
+mod inotify;
 pub mod labels;
 mod machine;
 pub mod meta;

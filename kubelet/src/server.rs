@@ -4,7 +4,6 @@
 
 mod auth;
 mod containers;
-pub(crate) mod inotify;
 mod logs;
 mod proxy;
 mod reply;
@@ -34,7 +33,6 @@ use tower::{ServiceBuilder, ServiceExt, util::BoxCloneSyncService};
 use tower_http::{catch_panic::CatchPanicLayer, trace::TraceLayer};
 use tracing::{Span, field::Empty};
 
-pub(crate) use self::inotify::Watcher;
 #[doc(hidden)]
 pub use self::logs::read_all as read_log;
 use self::{

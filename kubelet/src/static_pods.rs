@@ -23,7 +23,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 
-use crate::{meta, pods::Event, server::Watcher};
+use crate::{inotify::Watcher, meta, pods::Event};
 
 /// Upstream's `fileCheckFrequency`, used only where the kernel cannot tell.
 const CHECK_EVERY: Duration = Duration::from_secs(20);

@@ -24,12 +24,15 @@ use api::{
     steps,
 };
 use client::pods::node_affinity::{NamedLabels, term_matches};
-use podspec::claims::{self, Wanted, claim_of};
+use podspec::{
+    claims::{self, Wanted, claim_of},
+    csi,
+};
 use reconcile::own_key;
 use tokio::sync::watch;
 
 use self::{
-    drivers::{Drivers, unique_name},
+    drivers::Drivers,
     shelf::{Shelf, pin_of_volume},
 };
 use crate::{
@@ -164,7 +167,7 @@ impl Volumes {
     pub fn of_driver(&self, claim: &Key) -> Option<(String, String)> {
         let claim = self.claims.get(claim)?;
         match self.volumes.get(claims::volume_name(claim)) {
-            Some(volume) => unique_name(volume).map(|(driver, name)| (name, driver.to_owned())),
+            Some(volume) => Some((csi::name_of(volume)?, csi::source(volume)?.driver.clone())),
             None => {
                 let (class, key) = (self.class(claims::class_of_claim(claim))?, own_key(&**claim));
                 // No handle begins so.
@@ -176,8 +179,8 @@ impl Volumes {
     /// As [`Volumes::of_driver`], of what is attached. Upstream: `getNodeVolumeAttachmentInfo`.
     pub fn of_attachment(&self, attachment: &VolumeAttachment) -> Option<(String, String)> {
         let volume = self.volumes.get(attachment.spec.source.persistent_volume_name.as_ref()?)?;
-        let (driver, source) = (&attachment.spec.attacher, podspec::csi::source(volume)?);
-        Some((format!("{driver}/{}", source.volume_handle), driver.clone()))
+        let driver = &attachment.spec.attacher;
+        Some((csi::unique_name(driver, &csi::source(volume)?.volume_handle), driver.clone()))
     }
 
     /// The claim as it changes from now on.

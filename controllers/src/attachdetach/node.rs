@@ -9,7 +9,10 @@ use reconcile::{Action, Controller, Plan, Wake};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::view::{Detach, Site, View, changed, moved, node_of, stands_otherwise};
+use super::{
+    memory::Listing,
+    view::{Detach, Site, View, changed, moved, node_of, stands_otherwise},
+};
 
 pub struct Reports {
     view: View,
@@ -21,6 +24,8 @@ pub struct World {
     pub sites: BTreeMap<String, Site>,
     /// The names of volumes that would be new in the list.
     pub volumes: BTreeMap<String, String>,
+    /// Held until the list is written.
+    _listing: Listing,
 }
 
 impl Reports {
@@ -38,6 +43,7 @@ impl Controller for Reports {
 
     fn watches(&self, wake: &Wake) {
         let key = |name: String| Key::new("", &name);
+        self.view.relist.get_or_init(|| Box::new(wake.handle()));
         wake.on(&self.view.attachments, move |attachment, wake| wake(key(attachment.spec.node_name.clone())));
         let handle = wake.handle();
         wake.on(&self.view.nodes, |_, _| {});
@@ -78,10 +84,11 @@ impl Controller for Reports {
 
     async fn observe(&self, key: &Key) -> Option<World> {
         let node = self.view.nodes.get(key)?;
-        let sites = self.view.on_node(&key.name, Instant::now());
+        let mut sites = self.view.on_node(&key.name, Instant::now());
+        let listing = self.view.list(&key.name, &mut sites);
         let named = |name: &String| Some((name.clone(), self.view.volume(name)?.metadata.name.clone()?));
         let volumes = sites.iter().filter(|(name, site)| site.is_to_be_listed(name)).filter_map(|(name, _)| named(name)).collect();
-        Some(World { node, sites, volumes })
+        Some(World { node, sites, volumes, _listing: listing })
     }
 
     fn plan(&self, world: &World, _: &Key) -> Plan {

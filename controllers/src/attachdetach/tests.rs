@@ -36,6 +36,7 @@ struct House {
     caches: Caches,
     volumes: Attachments,
     nodes: Reports,
+    view: View,
     answer: Answer,
     /// Of what was fed last.
     revision: AtomicU64,
@@ -72,6 +73,7 @@ impl House {
         Self {
             volumes: Attachments::new(&view, &Clock::default(), client),
             nodes: Reports::new(&view),
+            view,
             caches,
             answer,
             revision: AtomicU64::default(),
@@ -278,6 +280,57 @@ async fn a_volume_is_detached_once_its_node_has_let_it_go() {
     // It goes, and is not asked to again.
     house.attachment_named(&attachment_name("h", "n"), "h", "n", attached(), json!("2026-01-01T00:00:00Z"));
     assert!(house.of_volume("h").await.actions.is_empty());
+}
+
+/// The deletion may be sent much later than it is planned.
+#[tokio::test]
+async fn a_volume_that_is_being_detached_is_not_listed() {
+    let house = House::new();
+    let woken = Arc::new(Mutex::new(Vec::new()));
+    let seen = woken.clone();
+    assert!(house.view.relist.set(Box::new(move |key| seen.lock().push(key.name))).is_ok());
+    house.claim("h", RWO);
+    house.node("n", json!({}));
+    house.attachment("h", "n", attached());
+    let gone = [format!("delete {}", attachment_name("h", "n"))];
+    assert_eq!(said(&house.of_volume("h").await), gone);
+    house.pod("p", "n", "h");
+    assert_eq!(house.list("n").await, None, "the node would mount it before it is detached");
+    // The deletion failed: the next look finds the pod.
+    assert!(house.of_volume("h").await.actions.is_empty());
+    assert_eq!((&**woken.lock(), house.list("n").await), (&["n".to_owned()][..], Some(vec![unique("h")])));
+    // It was not planned: nobody knows what the node has mounted.
+    house.no_pod("p", "n", "h");
+    *house.answer.lock() = None;
+    assert!(house.of_volume("h").await.actions.is_empty());
+    house.pod("p", "n", "h");
+    assert_eq!(house.list("n").await, None);
+    house.of_volume("h").await;
+    assert_eq!((woken.lock().len(), house.list("n").await), (2, Some(vec![unique("h")])));
+}
+
+#[tokio::test]
+async fn a_volume_whose_node_is_being_told_of_it_stays() {
+    let down = json!({"conditions": [{"type": "Ready", "status": "Unknown"}]});
+    for (status, is_out) in [(json!({}), false), (down, true)] {
+        let house = House::new();
+        house.claim("h", RWO);
+        house.node("n", status);
+        if is_out {
+            let mut node = house.answer.lock().clone().unwrap();
+            node["spec"] = json!({"taints": [{"key": "node.kubernetes.io/out-of-service", "effect": "NoExecute"}]});
+            house.put::<Node>(node);
+        }
+        house.attachment("h", "n", attached());
+        house.pod("p", "n", "h");
+        let listing = house.nodes.observe(&Key::new("", "n")).await;
+        assert_eq!(listing.as_ref().map(|world| node::plan(world).actions.len()), Some(2));
+        house.no_pod("p", "n", "h");
+        let plan = house.of_volume("h").await;
+        assert!(plan.actions.is_empty() && plan.again.is_some(), "the list may land after the server is asked");
+        drop(listing);
+        assert_eq!(said(&house.of_volume("h").await), [format!("delete {}", attachment_name("h", "n"))]);
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -32,7 +32,7 @@ pub fn memories() -> Memories {
     let before = Mutex::new(BTreeMap::<String, (usize, usize)>::new());
     metrics::before_page(move || {
         let memories = followed.upgrade();
-        let now = memories.as_ref().map(|memories| counted(&memories.lock())).unwrap_or_default();
+        let now = memories.as_ref().map(|memories| counted(&memories.lock().volumes)).unwrap_or_default();
         let mut before = before.lock();
         before
             .keys()

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
@@ -21,7 +21,10 @@ use podspec::{
 use reconcile::own_key;
 use tokio::time::Instant;
 
-use super::{memory::Memories, told};
+use super::{
+    memory::{Listing, Memories},
+    told,
+};
 use crate::index::{ByClaim, ByNode, Index, claims_of};
 
 /// On nodes: this controller attaches volumes to it. Upstream: `ControllerManagedAttachAnnotation`.
@@ -49,7 +52,11 @@ pub struct View {
     /// Nodes by the volumes that are listed as attached to them.
     listing: Index<Node, String>,
     memory: Memories,
+    /// Wakes the loop of nodes.
+    pub relist: Arc<OnceLock<Relist>>,
 }
+
+pub type Relist = Box<dyn Fn(Key) + Send + Sync>;
 
 /// A volume and a node.
 #[derive(Clone, Debug, Default)]
@@ -60,6 +67,8 @@ pub struct Site {
     pub node: Option<Arc<Node>>,
     /// How long nobody has wanted it there.
     pub unwanted_for: Duration,
+    /// It is being detached.
+    pub is_leaving: bool,
 }
 
 /// Whether a volume that nobody wants on a node may be detached from it.
@@ -89,6 +98,7 @@ impl View {
             by_node: Index::new(&attachments, |attachment| vec![attachment.spec.node_name.clone()]),
             listing: Index::new(&nodes, |node| listed(node).into_iter().map(str::to_owned).collect()),
             memory: told::memories(),
+            relist: Arc::default(),
             volumes,
             attachments,
             nodes,
@@ -146,10 +156,40 @@ impl View {
         for (name, site) in &mut sites {
             let Some((driver, handle)) = csi::split(name) else { continue };
             (site.attachment, site.node) = (self.attachment(driver, handle, node), object.clone());
-            let since = memory.get(name).and_then(|memory| memory.unwanted.get(node));
+            let since = memory.volumes.get(name).and_then(|memory| memory.unwanted.get(node));
             site.unwanted_for = since.map_or(Duration::ZERO, |since| now.saturating_duration_since(*since));
         }
         sites
+    }
+
+    /// Marks where the volume is about to be detached: from then on no list names it. To be done before the server is asked what the node lists and has
+    /// mounted. Where a list is being written that may name it, it stays. What the last look marked ends here: the runner looks again once the cache shows what was deleted.
+    /// Upstream has one loop, one pending operation for each volume, and `RemoveVolumeFromReportAsAttached`.
+    pub fn leave(&self, name: &str, sites: &mut BTreeMap<String, Site>) {
+        let mut memories = self.memory.lock();
+        let known = &mut *memories;
+        let Some(memory) = known.volumes.get_mut(name) else { return };
+        let before = std::mem::take(&mut memory.leaving);
+        for (node, site) in sites.iter_mut().filter(|(_, site)| site.is_to_go(name)) {
+            site.is_leaving = known.listing.get(node).is_none_or(|names| !names.contains(name));
+            memory.leaving.extend(site.is_leaving.then(|| node.clone()));
+        }
+        let stays: Vec<Key> = before.difference(&memory.leaving).map(|node| Key::new("", node)).collect();
+        drop(memories);
+        if let Some(relist) = self.relist.get() {
+            stays.into_iter().for_each(relist);
+        }
+    }
+
+    /// Begins to write the list of a node: none of the volumes that it may name is detached before that has ended, and it names none that is being detached.
+    pub fn list(&self, node: &str, sites: &mut BTreeMap<String, Site>) -> Listing {
+        let mut known = self.memory.lock();
+        for (name, site) in &mut *sites {
+            site.is_leaving = known.volumes.get(name).is_some_and(|memory| memory.leaving.contains(node));
+        }
+        let names = sites.iter().filter(|(name, site)| site.is_to_be_listed(name)).map(|(name, _)| name.clone()).collect();
+        known.listing.insert(node.to_owned(), names);
+        Listing::new(&self.memory, node)
     }
 
     /// What nodes call the volumes of drivers that a pod uses.
@@ -196,17 +236,17 @@ impl View {
 
     /// Those whose pods were told that the volume is attached elsewhere.
     pub fn told(&self, name: &str) -> HashSet<String> {
-        self.memory.lock().get(name).map(|memory| memory.told.clone()).unwrap_or_default()
+        self.memory.lock().volumes.get(name).map(|memory| memory.told.clone()).unwrap_or_default()
     }
 
     pub fn tell(&self, name: &str, nodes: HashSet<String>) {
-        if let Some(memory) = self.memory.lock().get_mut(name) {
+        if let Some(memory) = self.memory.lock().volumes.get_mut(name) {
             memory.told = nodes;
         }
     }
 
     fn is_attachable(&self, driver: &str) -> bool {
-        csi::is_attachable(self.drivers.get(&Key::new("", driver)).as_deref())
+        csi::is_attachable(self.drivers.get(&Key::new("", driver)).as_deref().map(|driver| &driver.spec))
     }
 
     /// The pods on nodes that use the volume, with their nodes.
@@ -228,7 +268,7 @@ impl View {
     /// Since when nobody wants the volume somewhere, and how often it is wanted and attached.
     fn remember(&self, name: &str, sites: &mut BTreeMap<String, Site>, now: Instant) {
         let mut memories = self.memory.lock();
-        let mut memory = memories.remove(name).unwrap_or_default();
+        let mut memory = memories.volumes.remove(name).unwrap_or_default();
         let before = std::mem::take(&mut memory.unwanted);
         for (node, site) in sites.iter_mut().filter(|(_, site)| site.pods.is_empty()) {
             let since = before.get(node).copied().unwrap_or(now);
@@ -239,7 +279,7 @@ impl View {
         memory.wanted = sites.values().filter(|site| !site.pods.is_empty()).count();
         memory.attached = sites.values().filter(|site| site.is_attached()).count();
         if !sites.is_empty() {
-            memories.insert(name.to_owned(), memory);
+            memories.volumes.insert(name.to_owned(), memory);
         }
     }
 }
@@ -270,9 +310,17 @@ impl Site {
         }
     }
 
+    /// It is attached, nobody wants it there any more, the node does not list it either, and what the node has mounted does not keep it.
+    pub fn is_to_go(&self, name: &str) -> bool {
+        let is_listed = self.node.as_ref().is_some_and(|node| listed(node).contains(&name));
+        let stays = |attachment: &Arc<VolumeAttachment>| attachment.metadata.deletion_timestamp.is_none();
+        let is_unlisted = self.pods.is_empty() && !is_listed && self.attachment.as_ref().is_some_and(stays);
+        is_unlisted && !matches!(self.detach(name), Detach::Wait(_))
+    }
+
     /// Whether the node may take the volume for attached.
     pub fn is_to_be_listed(&self, name: &str) -> bool {
-        self.is_attached() && (!self.pods.is_empty() || matches!(self.detach(name), Detach::Wait(_)))
+        self.is_attached() && !self.is_leaving && (!self.pods.is_empty() || matches!(self.detach(name), Detach::Wait(_)))
     }
 }
 

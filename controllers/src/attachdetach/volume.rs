@@ -39,7 +39,7 @@ use crate::{
 /// After so long pods are told that the driver does not answer, and again. Upstream: `csiTimeout`.
 const ATTACH_BOUND: Duration = Duration::from_secs(2 * 60);
 const READ_BOUND: Duration = Duration::from_secs(30);
-/// Where the server did not say what a node has mounted, or said something else than the cache.
+/// Where the server did not say what a node has mounted, or said something else than the cache, or the node's list is being written.
 const READ_AGAIN: Duration = Duration::from_secs(5);
 /// Pods of a node that are told of one thing.
 const TOLD_MAX: usize = 64;
@@ -138,9 +138,10 @@ impl Controller for Attachments {
 
     async fn observe(&self, key: &Key) -> Option<World> {
         let (name, now) = (key.name.clone(), Instant::now());
-        let (volume, sites) = (self.view.volume(&name), self.view.sites(&name, now));
+        let (volume, mut sites) = (self.view.volume(&name), self.view.sites(&name, now));
+        self.view.leave(&name, &mut sites);
         let mut mounted = BTreeMap::new();
-        for (node, site) in sites.iter().filter(|(_, site)| is_to_go(site, &name) && site.detach(&name) == Detach::Safe) {
+        for (node, site) in sites.iter().filter(|(_, site)| site.is_leaving && site.detach(&name) == Detach::Safe) {
             let is_mounted = if site.node.is_some() { self.is_mounted(node, &name).await } else { Some(false) };
             mounted.insert(node.clone(), is_mounted);
         }
@@ -180,20 +181,13 @@ impl Controller for Attachments {
     }
 }
 
-/// It is attached to a node, and nobody wants it there any more; the node does not list it either.
-fn is_to_go(site: &Site, name: &str) -> bool {
-    let is_listed = site.node.as_ref().is_some_and(|node| listed(node).contains(&name));
-    let stays = |attachment: &Arc<VolumeAttachment>| attachment.metadata.deletion_timestamp.is_none();
-    site.pods.is_empty() && !is_listed && site.attachment.as_ref().is_some_and(stays)
-}
-
 impl World {
     pub fn plan(&self) -> Plan {
         let mut plan = Plan::rest();
         for site in self.sites.values().filter(|site| site.pods.is_empty() && site.attachment.is_some()) {
             match site.detach(&self.name) {
                 Detach::Wait(Some(left)) => plan = plan.again_in(left),
-                Detach::Safe if is_to_go(site, &self.name) && self.deletion(site).is_none() => plan = plan.again_in(READ_AGAIN),
+                _ if site.is_to_go(&self.name) && self.deletion(site).is_none() => plan = plan.again_in(READ_AGAIN),
                 _ => plan.actions.extend(self.deletion(site)),
             }
         }
@@ -215,7 +209,7 @@ impl World {
 
     /// The attachment goes, where it may.
     fn deletion(&self, site: &Site) -> Option<Action> {
-        let attachment = site.attachment.as_ref().filter(|_| is_to_go(site, &self.name))?;
+        let attachment = site.attachment.as_ref().filter(|_| site.is_leaving)?;
         let may = match site.detach(&self.name) {
             Detach::Wait(_) => false,
             Detach::Safe => self.mounted.get(&attachment.spec.node_name) == Some(&Some(false)),

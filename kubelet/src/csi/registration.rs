@@ -18,7 +18,7 @@ use rustix::fs::inotify::{ReadFlags, WatchFlags};
 use tokio::sync::oneshot;
 
 use super::{Csi, drivers, node_info::Said};
-use crate::server::inotify::Watcher;
+use crate::inotify::Watcher;
 
 /// Sockets that are looked at; whoever makes more is root here.
 const SOCKETS_MAX: usize = 256;

@@ -26,7 +26,7 @@ use tokio::{
 
 use self::lines::Lines;
 pub use self::options::{Options, Which};
-use super::inotify::Watcher;
+use crate::inotify::Watcher;
 
 const CHUNK: usize = 64 << 10;
 /// When the runtime has closed a log: how often, and how far apart, the runtime is queried whether the container has ended.

@@ -16,7 +16,7 @@ use flate2::{Compression, write::GzEncoder};
 use rustix::fs::inotify::{ReadFlags, WatchFlags};
 use tokio::time::Instant;
 
-use super::inotify::Watcher;
+use crate::inotify::Watcher;
 use crate::view::Pods;
 
 /// Upstream's `containerLogMaxSize` and `containerLogMaxFiles`.

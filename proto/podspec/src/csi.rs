@@ -2,11 +2,12 @@
 //!
 //! Source: `pkg/volume/csi/{csi_plugin,csi_attacher}.go`, `GetUniqueVolumeName` in `pkg/volume/util/util.go`.
 
-use std::fmt::Write;
-
-use api::k8s::api::{
-    core::v1::{CSIPersistentVolumeSource, PersistentVolume},
-    storage::v1::CSIDriver,
+use api::{
+    hex,
+    k8s::api::{
+        core::v1::{CSIPersistentVolumeSource, PersistentVolume},
+        storage::v1::CSIDriverSpec,
+    },
 };
 use sha2::{Digest, Sha256};
 
@@ -35,17 +36,12 @@ pub fn split(name: &str) -> Option<(&str, &str)> {
 
 /// The name of the `VolumeAttachment` of a volume and a node: `csi-<sha256>`. Upstream: `getAttachmentName`.
 pub fn attachment_name(handle: &str, driver: &str, node: &str) -> String {
-    let hash = Sha256::new().chain_update(handle).chain_update(driver).chain_update(node).finalize();
-    hash.iter().fold("csi-".to_owned(), |mut name, byte| {
-        // Writing to a string does not fail.
-        let _ = write!(name, "{byte:02x}");
-        name
-    })
+    format!("csi-{}", hex(Sha256::new().chain_update(handle).chain_update(driver).chain_update(node).finalize()))
 }
 
 /// Whether volumes of the driver are attached before they are had; where nobody described the driver they are. Upstream: `skipAttach`.
-pub fn is_attachable(driver: Option<&CSIDriver>) -> bool {
-    driver.and_then(|driver| driver.spec.attach_required) != Some(false)
+pub fn is_attachable(driver: Option<&CSIDriverSpec>) -> bool {
+    driver.and_then(|driver| driver.attach_required) != Some(false)
 }
 
 #[cfg(test)]

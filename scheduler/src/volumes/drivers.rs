@@ -7,15 +7,11 @@ use std::{
 
 use api::{
     Key,
-    k8s::api::{
-        core::v1::PersistentVolume,
-        storage::v1::{CSIDriver, CSINode, CSIStorageCapacity, VolumeAttachment},
-    },
+    k8s::api::storage::v1::{CSIDriver, CSINode, CSIStorageCapacity, VolumeAttachment},
     quantity::Quantity,
     selector::Labels,
     steps,
 };
-use podspec::csi;
 
 use super::shelf::{Shelf, pin_of_selector};
 use crate::node::Facts;
@@ -127,12 +123,6 @@ impl Capacity {
         let nodes = Labels::from_selector(object.node_topology.as_ref()).ok()??;
         Some(Self { limit: volume_limit(object)?, nodes, object: object.clone() })
     }
-}
-
-/// Of a volume, as nodes count it.
-pub fn unique_name(volume: &PersistentVolume) -> Option<(&str, String)> {
-    let source = csi::source(volume)?;
-    Some((&source.driver, format!("{}/{}", source.driver, source.volume_handle)))
 }
 
 /// Bytes of the largest volume that fits. Upstream: `volumeLimit`.

@@ -11,14 +11,11 @@ mod spec;
 
 use std::{collections::HashMap, path::Path};
 
-use api::{
-    hex,
-    k8s::api::core::v1::{PersistentVolume, Volume},
-};
+use api::k8s::api::core::v1::{PersistentVolume, Volume};
 use async_trait::async_trait;
 use csi::v1::{NodeStageVolumeRequest, NodeUnpublishVolumeRequest, NodeUnstageVolumeRequest};
+use podspec::csi::{attachment_name, is_attachable};
 use serde_json::Value;
-use sha2::{Digest, Sha256};
 
 use self::spec::{ATTACHABLE, Recorded, Spec};
 use crate::volumes::{
@@ -104,9 +101,7 @@ impl NodePlugin for Csi {
         if spec.is_ephemeral {
             return Ok(Attached::default());
         }
-        // Without a word a driver's volumes are attached. Upstream: `skipAttach`.
-        let said = host.csi.objects.driver(&spec.driver).await?;
-        if said.is_some_and(|said| said.attach_required == Some(false)) {
+        if !is_attachable(host.csi.objects.driver(&spec.driver).await?.as_ref()) {
             return Ok(Attached::default());
         }
         host.csi.in_use.attached(&in_use(node)).await?;
@@ -166,15 +161,9 @@ fn in_use(node: &NodeVolume) -> String {
     format!("kubernetes.io/{NAME}/{}", node.handle)
 }
 
-/// Upstream: `getAttachmentName`.
-fn attachment_name(spec: &Spec, node_name: &str) -> String {
-    let digest = Sha256::digest(format!("{}{}{node_name}", spec.handle, spec.driver));
-    format!("csi-{}", hex(digest))
-}
-
 /// The VolumeAttachment, which says that it is attached. Upstream: `WaitForAttach`, `verifyAttachmentStatus`.
 async fn attachment(host: &Host, spec: &Spec) -> Result<Value, String> {
-    let name = attachment_name(spec, &host.csi.node_name);
+    let name = attachment_name(&spec.handle, &spec.driver, &host.csi.node_name);
     let failed = |why| format!("volume {} has GET error for volume attachment {name}: {why}", spec.handle);
     let there = host.csi.objects.attachment(&name).await.map_err(failed)?;
     if !there["metadata"]["deletionTimestamp"].is_null() {

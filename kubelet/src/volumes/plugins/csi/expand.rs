@@ -23,8 +23,8 @@ use crate::{
     csi::objects::MERGE_PATCH,
     meta,
     volumes::{
-        claims::{self, Claimed},
-        plugin::VolumeToMount,
+        claims,
+        plugin::{Claimed, VolumeToMount},
     },
 };
 

@@ -159,7 +159,7 @@ impl Call {
     fn data(&self, volume: &VolumeToMount) -> Value {
         let node_name = &volume.host().csi.node_name;
         json!({"specVolID": volume.volume.name, "volumeHandle": self.spec.handle, "driverName": self.spec.driver, "nodeName": node_name,
-            "volumeLifecycleMode": self.spec.lifecycle(), "attachmentID": attachment_name(&self.spec, node_name)})
+            "volumeLifecycleMode": self.spec.lifecycle(), "attachmentID": attachment_name(&self.spec.handle, &self.spec.driver, node_name)})
     }
 }
 

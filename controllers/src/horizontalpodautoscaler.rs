@@ -18,7 +18,7 @@ mod told;
 
 use std::{
     collections::{BTreeSet, HashMap},
-    sync::{Arc, OnceLock},
+    sync::Arc,
     time::Duration,
 };
 
@@ -28,15 +28,15 @@ use api::{
     selector::Labels,
     time::Timestamp,
 };
-use client::{Cache, Caches, kube, leader::Clock, pods::Pod};
+use client::{Cache, kube, leader::Clock, pods::Pod};
 use kube::ResourceExt;
 use parking_lot::{Mutex, RwLock};
 use reconcile::{Action, Controller, Done, Matters, Plan, Wake, selectors::Selectors};
 use tokio::time::Instant;
 
-use crate::Config;
+use crate::Entry;
 use ask::Asks;
-use decide::{METRICS_MAX, Outcome, decide};
+use decide::{METRICS_MAX, decide};
 use limits::History;
 use measure::{Asked, Measuring};
 use status::Failed;
@@ -104,8 +104,6 @@ pub struct World {
     now: Timestamp,
     history: History,
     seen: Seen,
-    /// What the plan comes to, for [`Autoscalers::ran`].
-    outcome: OnceLock<Outcome>,
 }
 
 /// What there was to see.
@@ -138,9 +136,10 @@ enum Unselected {
 }
 
 impl Autoscalers {
-    pub fn new(caches: &Caches, client: kube::Client, config: &Config) -> Self {
+    pub fn of(entry: &Entry<'_>) -> Self {
+        let (caches, config) = (entry.caches, entry.config);
         Self {
-            asks: Asks::new(client, config.autoscalers.sync_period),
+            asks: Asks::new(entry.client(), config.autoscalers.sync_period),
             autoscalers: caches.of(),
             pods: caches.of(),
             config: config.autoscalers,
@@ -252,19 +251,19 @@ impl Controller for Autoscalers {
             Some(failed) => Seen::Failed(failed),
             None => self.look(key, spec).await,
         };
-        let (config, history, outcome) = (self.config, memory.history, OnceLock::new());
-        Some(World { autoscaler, config, at, now: Timestamp::now(), history, seen, outcome })
+        Some(World { autoscaler, config: self.config, at, now: Timestamp::now(), history: memory.history, seen })
     }
 
     fn plan(&self, world: &World, _: &Key) -> Plan {
-        let (plan, outcome) = decide(world);
-        // A plan of the same world is the same.
-        let _ = world.outcome.set(outcome);
-        plan
+        decide(world).0
     }
 
     fn ran(&self, key: &Key, world: &World, done: &Done<'_>) {
-        let Some(outcome) = world.outcome.get().filter(|_| !matches!(world.seen, Seen::Wait(_))) else { return };
+        if matches!(world.seen, Seen::Wait(_)) {
+            return;
+        }
+        // A plan of the same world is the same.
+        let outcome = decide(world).1;
         let refused = done.failed.iter().find(|(action, _)| is_of_scale(action)).map(|(_, error)| error);
         let next = world.at.saturating_add(self.config.sync_period);
         let mut all = self.memory.lock();
@@ -291,7 +290,7 @@ impl Controller for Autoscalers {
         drop(all);
         // One that could not scale was counted when that showed.
         if !matches!(world.seen, Seen::Failed(_)) {
-            told::ran(key, outcome, refused.is_some(), done);
+            told::ran(key, &outcome, refused.is_some(), done);
         }
     }
 

@@ -132,9 +132,7 @@ const TABLE: &[Row] = &[
     ("job-controller", "job-controller", |s| s.run(job::Orphans::new(s.caches, &s.owned, s.client()))),
     ("ttl-after-finished-controller", "ttl-after-finished-controller", |s| s.run(ttlafterfinished::Finished::new(s.caches, s.config))),
     ("cronjob-controller", "cronjob-controller", |s| s.run(cronjob::CronJobs::new(s.caches))),
-    ("horizontal-pod-autoscaler", "horizontal-pod-autoscaler", |s| {
-        s.run(horizontalpodautoscaler::Autoscalers::new(s.caches, s.client(), s.config))
-    }),
+    ("horizontal-pod-autoscaler", "horizontal-pod-autoscaler", |s| s.run(horizontalpodautoscaler::Autoscalers::of(s))),
     ("endpoint-controller", "endpoint-controller", |s| s.run(endpoints::Endpoints::new(s.caches, &s.selected))),
     ("endpointslice-controller", "endpoint-slice-controller", |s| s.run(endpointslice::EndpointSlices::new(s.caches, &s.selected))),
     ("endpointslicemirroring-controller", "endpoint-slice-mirroring-controller", |s| s.run(endpointslicemirroring::Mirrors::new(s.caches))),

@@ -97,8 +97,8 @@ impl Small {
         let asked = self.asked.iter().map(|answer| Asked { answer: answer.clone(), took: Duration::ZERO }).collect();
         let looked = is_asked.then(|| Looked { pods: self.unselected.clone().map_or_else(|| Ok(self.pods.clone()), Err), asked });
         let seen = self.fault.clone().map_or_else(|| Seen::Scale(Box::new(scale), looked), Seen::NoScale);
-        let (config, outcome) = (AutoscalerConfig::default(), OnceLock::new());
-        World { autoscaler: Arc::new(autoscaler), config, at: AT, now: NOW.parse().unwrap(), history: self.history.clone(), seen, outcome }
+        let config = AutoscalerConfig::default();
+        World { autoscaler: Arc::new(autoscaler), config, at: AT, now: NOW.parse().unwrap(), history: self.history.clone(), seen }
     }
 
     fn run(&self) -> Told {

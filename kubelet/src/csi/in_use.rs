@@ -13,18 +13,29 @@ use client::Cache;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
+/// What all names begin with that are ours to say.
+const PREFIX: &str = "kubernetes.io/csi/";
 /// Until it is attached, or the pod's set-up is tried again.
 const ATTACHED_BOUND: Duration = Duration::from_secs(20);
 
 pub struct InUse {
     key: Key,
     nodes: Cache<Node>,
-    /// Names as upstream's: `kubernetes.io/csi/DRIVER^HANDLE`.
-    wanted: Mutex<BTreeSet<String>>,
+    wanted: Mutex<Wanted>,
     /// The node's status is to be written.
     pub changed: Notify,
     /// The node's object changed.
     seen: watch::Sender<()>,
+}
+
+/// Names as upstream's: `kubernetes.io/csi/DRIVER^HANDLE`.
+#[derive(Default)]
+struct Wanted {
+    names: BTreeSet<String>,
+    /// Volumes may be staged here of which nothing is known: what was said of them is said on.
+    partial: bool,
+    /// Of those, the ones that this run has unstaged.
+    released: BTreeSet<String>,
 }
 
 impl InUse {
@@ -39,19 +50,39 @@ impl InUse {
 
     /// What the node's status is to say; `None` where there is nothing to say, nor was before.
     pub fn shown(&self, before: Option<&Vec<String>>) -> Option<Vec<String>> {
-        let names: Vec<String> = self.wanted.lock().iter().cloned().collect();
+        let wanted = self.wanted.lock();
+        let kept =
+            before.into_iter().flatten().filter(|name| wanted.partial && name.starts_with(PREFIX) && !wanted.released.contains(*name));
+        let names: Vec<String> = kept.chain(&wanted.names).collect::<BTreeSet<_>>().into_iter().cloned().collect();
         if names.is_empty() && before.is_none() { None } else { Some(names) }
     }
 
     pub fn add(&self, name: &str) {
-        if self.wanted.lock().insert(name.to_owned()) {
+        let mut wanted = self.wanted.lock();
+        wanted.released.remove(name);
+        if wanted.names.insert(name.to_owned()) {
             self.changed.notify_one();
         }
     }
 
     /// Once it is unstaged.
     pub fn remove(&self, name: &str) {
-        if self.wanted.lock().remove(name) {
+        let mut wanted = self.wanted.lock();
+        if wanted.names.remove(name) {
+            if wanted.partial {
+                wanted.released.insert(name.to_owned());
+            }
+            self.changed.notify_one();
+        }
+    }
+
+    /// Tells whether all that earlier runs staged is known. Until it is, what the API has as used here stays, but for what this run has unstaged:
+    /// whoever detaches must not take what may be mounted.
+    pub fn set_whole(&self, whole: bool) {
+        let mut wanted = self.wanted.lock();
+        if wanted.partial == whole {
+            wanted.partial = !whole;
+            wanted.released.clear();
             self.changed.notify_one();
         }
     }
@@ -124,6 +155,26 @@ mod tests {
         waited.unwrap();
         in_use.remove("v");
         assert_eq!(in_use.shown(None), None);
+        group.stop();
+    }
+
+    #[tokio::test]
+    async fn what_is_not_known_stays_in_use() {
+        let group = Group::new();
+        let in_use = InUse::new("n", Caches::unfollowed(nobody(), group.clone()).of());
+        let name = |handle: &str| format!("{PREFIX}d^{handle}");
+        let before = vec![name("lost"), name("own"), "kubernetes.io/other/x".into()];
+        in_use.set_whole(false);
+        in_use.add(&name("own"));
+        in_use.add(&name("new"));
+        assert_eq!(in_use.shown(Some(&before)), Some(vec![name("lost"), name("new"), name("own")]));
+        assert_eq!(in_use.shown(None), Some(vec![name("new"), name("own")]));
+        in_use.remove(&name("own"));
+        assert_eq!(in_use.shown(Some(&before)), Some(vec![name("lost"), name("new")]), "this run has unstaged it");
+        in_use.add(&name("own"));
+        in_use.remove(&name("new"));
+        in_use.set_whole(true);
+        assert_eq!(in_use.shown(Some(&before)), Some(vec![name("own")]));
         group.stop();
     }
 }

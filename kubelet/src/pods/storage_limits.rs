@@ -3,13 +3,14 @@
 //! Upstream: `localStorageEviction` in `pkg/kubelet/eviction/eviction_manager.go`. Only pods that have such a limit are measured.
 
 use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
-    sync::Arc,
+    collections::{BTreeMap, HashMap},
+    path::PathBuf,
+    pin::pin,
     time::{Duration, Instant},
 };
 
 use api::{k8s::api::core::v1::Pod, quantity::Quantity};
+use futures::{StreamExt, stream};
 use podspec::{ContainerView, Overhead};
 use tokio::sync::mpsc;
 
@@ -23,8 +24,12 @@ use crate::{
 
 /// Between two looks. Upstream: `monitoringInterval`.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
-/// What measuring takes of the time at most: one part of so many.
+/// How often the time that measuring a pod took goes by before it is measured again.
 const REST: u32 = 9;
+/// Pods that are measured at a time: a slow one does not hold up all others.
+const WALKS_MAX: usize = 2;
+/// All directories of a pod, once.
+const WALKS_BOUND: Duration = Duration::from_secs(30);
 const RESOURCE: &str = "ephemeral-storage";
 
 /// Who looks.
@@ -37,20 +42,10 @@ pub struct StorageLimits {
 
 /// Runs until its task ends.
 pub async fn follow(this: StorageLimits) {
+    let mut resting = HashMap::new();
     loop {
-        let began = Instant::now();
-        for view in this.pods.list() {
-            let Some(limits) = limits(&view) else { continue };
-            match this.measure(&view, &limits).await {
-                Ok(used) => {
-                    if let Some(message) = limits.exceeded(&used) {
-                        let _ = this.out.send(Event::Exceeded { uid: meta::uid(&view.pod).to_owned(), message }).await;
-                    }
-                }
-                Err(why) => tracing::warn!(pod = meta::format(&view.pod), why, "failed to measure what a pod has on disk"),
-            }
-        }
-        tokio::time::sleep(LOOK_EVERY.max(began.elapsed() * REST)).await;
+        this.look(&mut resting).await;
+        tokio::time::sleep(LOOK_EVERY).await;
     }
 }
 
@@ -105,6 +100,11 @@ impl Limits {
         self.pod.is_some() || !self.containers.is_empty() || self.volumes.iter().any(|(_, limit)| limit.is_some())
     }
 
+    /// More than that of a volume need not be found; `None` where it counts to nothing.
+    fn enough(&self, own: Option<&Limit>) -> Option<u64> {
+        own.into_iter().chain(&self.pod).map(|limit| limit.bytes).min()
+    }
+
     /// Whether what containers write is measured.
     fn of_containers(&self) -> bool {
         self.pod.is_some() || !self.containers.is_empty()
@@ -129,28 +129,51 @@ impl Limits {
 }
 
 impl StorageLimits {
-    async fn measure(&self, view: &Arc<PodView>, limits: &Limits) -> Result<Used, String> {
+    /// Looks at each pod that has limits, and is due.
+    async fn look(&self, resting: &mut HashMap<String, Instant>) {
+        let now = Instant::now();
+        resting.retain(|_, until| *until > now);
+        let mut due = self.pods.list();
+        due.retain(|view| !resting.contains_key(meta::uid(&view.pod)));
+        let due = due.into_iter().filter_map(|view| limits(&view).map(|limits| (view, limits)));
+        let looks = due.map(|(view, limits)| async move {
+            let began = Instant::now();
+            self.look_at(&view, &limits).await;
+            (meta::uid(&view.pod).to_owned(), Instant::now() + began.elapsed() * REST)
+        });
+        let mut looks = pin!(stream::iter(looks).buffer_unordered(WALKS_MAX));
+        while let Some((uid, until)) = looks.next().await {
+            resting.insert(uid, until);
+        }
+    }
+
+    async fn look_at(&self, view: &PodView, limits: &Limits) {
+        let used = self.measure(view, limits).await;
+        if let Some(message) = limits.exceeded(&used) {
+            let _ = self.out.send(Event::Exceeded { uid: meta::uid(&view.pod).to_owned(), message }).await;
+        }
+    }
+
+    async fn measure(&self, view: &PodView, limits: &Limits) -> Used {
+        let volumes: Vec<(&String, u64)> =
+            limits.volumes.iter().filter_map(|(name, limit)| Some((name, limits.enough(limit.as_ref())?))).collect();
+        let logs = if limits.of_containers() { logs(view) } else { BTreeMap::new() };
+        let mut walks = Walks { pod: &view.pod, left: WALKS_BOUND, dirs: u32::try_from(volumes.len() + logs.len()).unwrap_or(u32::MAX) };
         let mut used = Used::default();
-        for (name, limit) in &limits.volumes {
-            if limit.is_none() && limits.pod.is_none() {
-                continue;
-            }
+        for (name, enough) in volumes {
             let dir = dirs::volume(&self.root_dir, meta::uid(&view.pod), "empty-dir", name);
-            let enough = limit.iter().chain(&limits.pod).map(|limit| limit.bytes).min().unwrap_or(u64::MAX);
-            used.volumes.insert(name.clone(), measured(dir, enough).await?);
+            used.volumes.insert(name.clone(), walks.next(dir, enough).await);
         }
-        if !limits.of_containers() {
-            return Ok(used);
+        if limits.of_containers() {
+            let layers = self.layers(&view.pod).await;
+            let told =
+                |why: &String| tracing::warn!(pod = meta::format(&view.pod), why, "failed to ask what a pod's containers have on disk");
+            used.containers = layers.inspect_err(told).unwrap_or_default();
         }
-        used.containers = self.layers(&view.pod).await?;
-        for container in &view.containers {
-            // One directory for all attempts.
-            let Some(dir) = container.log_path.parent().map(Path::to_owned) else { continue };
-            if view.container(&container.name).is_some_and(|newest| newest.id == container.id) {
-                *used.containers.entry(container.name.clone()).or_default() += measured(dir, u64::MAX).await?;
-            }
+        for (name, dir) in logs {
+            *used.containers.entry(name).or_default() += walks.next(dir, u64::MAX).await;
         }
-        Ok(used)
+        used
     }
 
     /// What the pod's containers have written to their own root file systems, by name.
@@ -170,12 +193,43 @@ impl StorageLimits {
     }
 }
 
-async fn measured(dir: PathBuf, enough: u64) -> Result<u64, String> {
-    blocking(move || disk_usage(&dir, enough).map_err(|e| format!("{}: {e}", dir.display()))).await
+/// Where containers log, by name: one directory for all attempts of each.
+fn logs(view: &PodView) -> BTreeMap<String, PathBuf> {
+    let newest = view.containers.iter().filter(|c| view.container(&c.name).is_some_and(|newest| newest.id == c.id));
+    newest.filter_map(|c| Some((c.name.clone(), c.log_path.parent()?.to_owned()))).collect()
+}
+
+/// One pod's turn: what one directory does not take of it is the others'.
+struct Walks<'a> {
+    pod: &'a Pod,
+    left: Duration,
+    /// Directories to come.
+    dirs: u32,
+}
+
+impl Walks<'_> {
+    /// What was found in a directory. Where it is slow, fails or changes under us, that is less than there is, and counts all the same: who writes there
+    /// could bring it about.
+    async fn next(&mut self, dir: PathBuf, enough: u64) -> u64 {
+        let (began, bound) = (Instant::now(), self.left / self.dirs.max(1));
+        let measured = blocking(move || {
+            let (bytes, done) = disk_usage(&dir, enough, bound);
+            Ok((bytes, done.map_err(|e| format!("{}: {e}", dir.display()))))
+        });
+        let (bytes, done) = measured.await.unwrap_or_else(|why| (0, Err(why)));
+        self.left = self.left.saturating_sub(began.elapsed());
+        self.dirs = self.dirs.saturating_sub(1);
+        if let Err(why) = done {
+            tracing::warn!(pod = meta::format(self.pod), why, bytes, "failed to measure all that a pod has on disk");
+        }
+        bytes
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::{fs, sync::Arc};
+
     use super::*;
     use crate::container_config::testing::pod;
 
@@ -210,5 +264,50 @@ mod tests {
         assert_eq!(told(mib + 1, 0, 0).as_deref(), Some("Usage of EmptyDir volume \"v\" exceeds the limit \"1Mi\". "));
         assert_eq!(told(mib, mib, 1).as_deref(), Some("Pod ephemeral local storage usage exceeds the total limit of containers 2Mi. "));
         assert_eq!(told(0, 0, mib + 1).as_deref(), Some("Container a exceeded its local ephemeral storage limit \"1Mi\". "));
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_measured_hides_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let (out, mut exceeded) = mpsc::channel(8);
+        let runtime = cri::Runtime::at(&dir.path().join("nobody"));
+        let this = StorageLimits { runtime, pods: Pods::default(), root_dir: dir.path().to_owned(), out };
+        let named = |uid: &str, spec: &str| {
+            let mut pod = pod(spec);
+            pod.metadata.uid = Some(uid.into());
+            this.pods.put(uid, PodView { pod: Arc::new(pod), ..PodView::default() });
+            ["a", "b"].map(|name| dirs::volume(dir.path(), uid, "empty-dir", name))
+        };
+        let broken = |place: &PathBuf| {
+            fs::create_dir_all(place.parent().unwrap()).unwrap();
+            fs::write(place, "").unwrap();
+        };
+        let full = |place: &PathBuf| {
+            fs::create_dir_all(place).unwrap();
+            fs::write(place.join("file"), vec![1; 2 << 20]).unwrap();
+        };
+        let volumes = r#""volumes":[{"name":"a","emptyDir":{"sizeLimit":"1Mi"}},{"name":"b","emptyDir":{"sizeLimit":"1Mi"}}]"#;
+        let [a, b] = named("u1", &format!(r#"{{"containers":[{{"name":"c"}}],{volumes}}}"#));
+        broken(&a);
+        full(&b);
+        // One whose runtime does not answer beside it.
+        let limited = r#"{"name":"c","resources":{"limits":{"ephemeral-storage":"1Mi"}}}"#;
+        let [a, b] = named("u2", &format!(r#"{{"containers":[{limited}],{volumes}}}"#));
+        full(&a);
+        broken(&b);
+        let mut resting = HashMap::new();
+        this.look(&mut resting).await;
+        let mut told = BTreeMap::new();
+        while let Ok(Event::Exceeded { uid, message }) = exceeded.try_recv() {
+            told.insert(uid, message);
+        }
+        let message = |name: &str| format!("Usage of EmptyDir volume {name:?} exceeds the limit \"1Mi\". ");
+        assert_eq!(told, [("u1".to_owned(), message("b")), ("u2".to_owned(), message("a"))].into());
+        // A pod that took long rests, and no other.
+        resting.clear();
+        resting.insert("u1".to_owned(), Instant::now() + Duration::from_secs(60));
+        this.look(&mut resting).await;
+        let Ok(Event::Exceeded { uid, .. }) = exceeded.try_recv() else { panic!("nothing was told") };
+        assert!(uid == "u2" && exceeded.try_recv().is_err());
     }
 }

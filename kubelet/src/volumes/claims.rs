@@ -12,20 +12,13 @@ use client::{
 };
 use podspec::claims::{is_for_pod, name_for_pod, volume_name};
 
-use super::plugin::{Mode, VolumeToMount};
+use super::plugin::{Claimed, Mode, VolumeToMount};
 use crate::meta;
 
 const READ_BOUND: Duration = Duration::from_secs(10);
 
 /// The finalizer of a claim that pods use.
 const PROTECTION: &str = "kubernetes.io/pvc-protection";
-
-/// A claim, and what it is bound to.
-#[derive(Clone, Debug)]
-pub struct Claimed {
-    pub claim: PersistentVolumeClaim,
-    pub volume: PersistentVolume,
-}
 
 pub fn is_claim(volume: &Volume) -> bool {
     volume.persistent_volume_claim.is_some() || volume.ephemeral.is_some()

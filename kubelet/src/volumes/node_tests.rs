@@ -231,8 +231,17 @@ async fn a_record_that_cannot_be_read_is_not_written_over() {
         let failures = node.failures(&pod(uid, Mode::Filesystem)).await;
         let wanted = "MountVolume.MountDevice failed for volume \"v\" : the volume's record in ";
         assert!(failures.len() == 1 && failures[0].message.starts_with(wanted), "{failures:?}");
-        node.manager.teardown(uid).await.unwrap();
     }
+    // Those that have it keep what they have until it is known.
+    for uid in ["u1", "u2"] {
+        let failed = node.manager.teardown(uid).await.unwrap_err().to_string();
+        assert!(
+            failed.contains("UnmountVolume.TearDown failed for volume \"v\" : not all records of the node's volumes can be read: "),
+            "{failed}"
+        );
+        assert!(dirs::pod(&node.root(), uid).exists());
+    }
+    node.manager.teardown("u3").await.unwrap();
     assert_eq!(node.disks.calls(), Vec::<String>::new(), "it is not unstaged under u2");
     assert_eq!(std::fs::read(&file).unwrap().len(), 20);
     // Once it can be read, it is as if it had always been.
@@ -245,6 +254,40 @@ async fn a_record_that_cannot_be_read_is_not_written_over() {
     assert!(!node.disks.called("unstage d"));
     node.manager.teardown("u2").await.unwrap();
     assert!(node.disks.called("unstage d") && node.is_clean());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_teardown_goes_on_once_the_record_can_be_read() {
+    let node = Node::new();
+    node.manager.prepare(&pod("u1", Mode::Filesystem)).await.unwrap();
+    let file = record::directory(&dirs::node_volumes(&node.root()), "disk", "d").join("vol_data.json");
+    let whole = std::fs::read(&file).unwrap();
+    std::fs::write(&file, "{").unwrap();
+    let node = node.restarted().await;
+    node.disks.calls();
+    node.manager.teardown("u1").await.unwrap_err();
+    std::fs::write(&file, whole).unwrap();
+    node.manager.teardown("u1").await.unwrap();
+    assert_eq!(node.disks.calls(), ["tear_down d u1 Filesystem", "unstage d", "detach d d"]);
+    assert!(node.is_clean());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_volume_of_a_driver_whose_record_cannot_be_read_stays_in_use() {
+    let node = Node::new();
+    let said = vec!["kubernetes.io/csi/d^lost".to_owned()];
+    let shown = |node: &Node| node.manager.shared.csi.in_use.shown(Some(&said));
+    assert_eq!(shown(&node), Some(Vec::new()));
+    let dir = dirs::node_volumes(&node.root()).join("csi/lost");
+    std::fs::create_dir_all(dir.join("globalmount")).unwrap();
+    std::fs::write(dir.join("vol_data.json"), "{").unwrap();
+    let node = node.restarted().await;
+    assert_eq!(shown(&node), Some(said.clone()));
+    super::tending::look(&node.manager).await;
+    assert_eq!(shown(&node), Some(said.clone()));
+    std::fs::remove_file(dir.join("vol_data.json")).unwrap();
+    super::tending::look(&node.manager).await;
+    assert_eq!(shown(&node), Some(Vec::new()));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -18,7 +18,10 @@ use super::{
 use crate::meta;
 
 /// A plugin's name, and one of its handles.
-type Id = (String, String);
+pub type Id = (String, String);
+
+/// The plugin whose volumes stand in the node's `status.volumesInUse`.
+const CSI: &str = "csi";
 
 /// All volumes that the node has, by what their records say.
 pub struct NodeVolumes {
@@ -27,6 +30,8 @@ pub struct NodeVolumes {
     slots: Mutex<HashMap<Id, Arc<Slot>>>,
     /// Which of them a pod uses, by its uid.
     uses: Mutex<HashMap<String, BTreeSet<Id>>>,
+    /// [`record::Found::unread`]
+    unread: Mutex<BTreeSet<PathBuf>>,
 }
 
 /// One volume; the lock is held while anything is done with it.
@@ -62,8 +67,9 @@ pub struct Use {
 impl NodeVolumes {
     /// What earlier runs left below `dir`. Reads it.
     pub fn found(dir: PathBuf, plugins: Table) -> Self {
-        let this = Self { plugins, slots: Mutex::default(), uses: Mutex::default(), dir };
-        for record in record::all(&this.dir) {
+        let found = record::all(&dir);
+        let this = Self { plugins, slots: Mutex::default(), uses: Mutex::default(), unread: Mutex::new(found.unread), dir };
+        for record in found.records {
             let id: Id = (record.plugin.clone(), record.handle.clone());
             let known = this.found_again(record);
             this.slots.lock().insert(id, Arc::new(Slot(tokio::sync::Mutex::new(known))));
@@ -75,17 +81,74 @@ impl NodeVolumes {
     pub fn tell(&self, host: &Host) {
         let slots: Vec<(Id, Arc<Slot>)> = self.slots.lock().iter().map(|(id, slot)| (id.clone(), slot.clone())).collect();
         for (id, slot) in slots {
-            let plugin = self.plugins.iter().find(|plugin| plugin.name() == id.0).and_then(|plugin| plugin.node());
-            let Ok(state) = slot.0.try_lock() else { continue };
-            if let (Some(plugin), State::Known(known)) = (plugin, &*state) {
-                plugin.found_again(host, &known.volume(record::directory(&self.dir, &id.0, &id.1)));
+            if let Ok(state) = slot.0.try_lock() {
+                self.tell_of(host, &id, &state);
             }
         }
+        self.tell_whole(host);
+    }
+
+    fn tell_of(&self, host: &Host, id: &Id, state: &State) {
+        let plugin = self.plugins.iter().find(|plugin| plugin.name() == id.0).and_then(|plugin| plugin.node());
+        if let (Some(plugin), State::Known(known)) = (plugin, state) {
+            plugin.found_again(host, &known.volume(record::directory(&self.dir, &id.0, &id.1)));
+        }
+    }
+
+    fn tell_whole(&self, host: &Host) {
+        host.csi.in_use.set_whole(self.unread(CSI).is_none());
+    }
+
+    /// Why not all that a plugin has on the node is known; `None` where it is.
+    pub fn unread(&self, plugin: &str) -> Option<String> {
+        let of_plugin = self.dir.join(plugin);
+        let unread = self.unread.lock();
+        let path = unread.iter().find(|path| **path == self.dir || path.starts_with(&of_plugin))?;
+        Some(format!("not all records of the node's volumes can be read: {}", path.display()))
+    }
+
+    /// Reads once more what could not be read, and tells the plugins of what is known then.
+    pub async fn look_again(&self, host: &Host) {
+        let before = self.unread.lock().clone();
+        if before.is_empty() {
+            return;
+        }
+        let root = self.dir.clone();
+        let found = match blocking(move || Ok(record::all(&root))).await {
+            Ok(found) => found,
+            Err(why) => return tracing::error!(why, "failed to read the records of staged volumes"),
+        };
+        let mut unread = found.unread;
+        for record in found.records {
+            let id: Id = (record.plugin, record.handle);
+            let (slot, dir) = (self.slot(&id), record::directory(&self.dir, &id.0, &id.1));
+            // Whoever is at it may be long: a driver is asked. It may not be known yet.
+            let Ok(mut state) = slot.0.try_lock() else {
+                unread.insert(dir);
+                continue;
+            };
+            // By now it may be gone, and is read once more.
+            if self.look(&mut state, &id, &dir).await.is_err() {
+                unread.insert(dir);
+            }
+            self.tell_of(host, &id, &state);
+        }
+        {
+            let mut now = self.unread.lock();
+            now.retain(|path| !before.contains(path));
+            now.extend(unread);
+        }
+        self.tell_whole(host);
     }
 
     /// The uids of the pods that use any.
     pub fn users(&self) -> BTreeSet<String> {
         self.uses.lock().keys().cloned().collect()
+    }
+
+    /// Each volume of each of those pods. Waits for nobody.
+    pub fn uses(&self) -> Vec<(String, Id)> {
+        self.uses.lock().iter().flat_map(|(uid, ids)| ids.iter().map(|id| (uid.clone(), id.clone()))).collect()
     }
 
     /// Makes the node's part of a pod's volume ready, and notes that the pod uses it.
@@ -126,20 +189,23 @@ impl NodeVolumes {
         let ids: Vec<Id> = self.uses.lock().get(uid).into_iter().flatten().cloned().collect();
         let mut uses = Vec::new();
         for id in ids {
-            let (slot, dir) = (self.slot(&id), record::directory(&self.dir, &id.0, &id.1));
-            let mut state = slot.0.lock().await;
-            let looked = self.look(&mut state, &id, &dir).await;
-            let State::Known(known) = &*state else {
-                looked.unwrap_or_else(|why| {
-                    tracing::error!(plugin = id.0, volume = id.1, uid, why, "what a pod has of a volume is not known")
-                });
-                continue;
-            };
-            let volume = known.volume(dir);
-            let own = known.record.users.iter().filter(|user| user.pod_uid == uid);
-            uses.extend(own.map(|user| Use { plugin: id.0.clone(), user: user.clone(), volume: volume.clone() }));
+            uses.extend(self.of_volume(uid, &id).await);
         }
         uses
+    }
+
+    /// What a pod uses of one volume, as it is recorded.
+    pub async fn of_volume(&self, uid: &str, id: &Id) -> Vec<Use> {
+        let (slot, dir) = (self.slot(id), record::directory(&self.dir, &id.0, &id.1));
+        let mut state = slot.0.lock().await;
+        let looked = self.look(&mut state, id, &dir).await;
+        let State::Known(known) = &*state else {
+            looked.unwrap_or_else(|why| tracing::error!(plugin = id.0, volume = id.1, uid, why, "what a pod has of a volume is not known"));
+            return Vec::new();
+        };
+        let volume = known.volume(dir);
+        let own = known.record.users.iter().filter(|user| user.pod_uid == uid);
+        own.map(|user| Use { plugin: id.0.clone(), user: user.clone(), volume: volume.clone() }).collect()
     }
 
     /// The pod uses none any more: those that no other uses are unstaged and detached.
@@ -206,7 +272,10 @@ impl NodeVolumes {
         }
         let (root, at) = (self.dir.clone(), dir.to_owned());
         let read = move || record::read(&root, &at).map_err(|e| format!("the volume's record in {} cannot be read: {e}", at.display()));
-        if let Some(record) = blocking(read).await? {
+        let read = blocking(read).await.inspect_err(|_| {
+            self.unread.lock().insert(dir.to_owned());
+        });
+        if let Some(record) = read? {
             tracing::info!(plugin = id.0, volume = id.1, "the record of a volume can be read again");
             *state = self.found_again(record);
         }

@@ -12,13 +12,12 @@ use std::{
 
 use api::{
     faults::catch,
-    k8s::api::core::v1::{PersistentVolume, Pod, Volume},
+    k8s::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod, Volume},
 };
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    claims::Claimed,
     objects::All,
     payload::{Reading, Tokened},
     private::Private,
@@ -184,6 +183,13 @@ pub struct Sources {
     pub pod: Arc<Pod>,
     pub objects: All,
     pub tokens: Tokened,
+}
+
+/// A claim, and what it is bound to.
+#[derive(Clone, Debug)]
+pub struct Claimed {
+    pub claim: PersistentVolumeClaim,
+    pub volume: PersistentVolume,
 }
 
 /// One volume that a pod is to have.

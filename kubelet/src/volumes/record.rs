@@ -99,13 +99,21 @@ pub fn remove(dir: &Path) -> io::Result<()> {
     }
 }
 
+/// What there is of records.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Found {
+    pub records: Vec<Record>,
+    /// A record's directory, or one above it, that cannot be read: what is staged there, and for whom, is not known. Where there is none, these are all.
+    pub unread: BTreeSet<PathBuf>,
+}
+
 /// The record of a volume; `None` where it has none: one that was never finished, of which nothing was done, or that was all but deleted.
 ///
 /// # Errors
 /// It is there and cannot be read: what is staged, and for whom, is not known.
 pub fn read(root: &Path, dir: &Path) -> io::Result<Option<Record>> {
     let text = match fs::read(dir.join(FILE)) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) if is_none(&error) => return Ok(None),
         text => text?,
     };
     let record: Record = serde_json::from_slice(&text)?;
@@ -116,15 +124,41 @@ pub fn read(root: &Path, dir: &Path) -> io::Result<Option<Record>> {
     }
 }
 
-/// All records below `root`. One that cannot be read is logged and left alone, and so is what it stands for.
-pub fn all(root: &Path) -> Vec<Record> {
-    let entries = |dir: &Path| fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
-    let dirs = entries(root).flat_map(|plugin| entries(&plugin).collect::<Vec<_>>());
-    let told = |dir: PathBuf| {
-        let tell = |error: &io::Error| tracing::error!(dir = %dir.display(), %error, "failed to read the record of a staged volume");
-        read(root, &dir).inspect_err(tell).ok().flatten()
-    };
-    dirs.filter_map(told).collect()
+/// All records below `root`. What cannot be read is logged and left alone, and so is what it stands for.
+pub fn all(root: &Path) -> Found {
+    let mut found = Found::default();
+    for plugin in found.entries(root) {
+        for dir in found.entries(&plugin) {
+            match read(root, &dir) {
+                Ok(record) => found.records.extend(record),
+                Err(error) => found.missed(&dir, &error),
+            }
+        }
+    }
+    found
+}
+
+impl Found {
+    fn entries(&mut self, dir: &Path) -> Vec<PathBuf> {
+        let entries = fs::read_dir(dir).and_then(|entries| entries.map(|entry| entry.map(|entry| entry.path())).collect());
+        match entries {
+            Err(error) if !is_none(&error) => {
+                self.missed(dir, &error);
+                Vec::new()
+            }
+            entries => entries.unwrap_or_default(),
+        }
+    }
+
+    fn missed(&mut self, dir: &Path, error: &io::Error) {
+        tracing::error!(dir = %dir.display(), %error, "failed to read the record of a staged volume");
+        self.unread.insert(dir.to_owned());
+    }
+}
+
+/// It is not there, or in its place is a file, below which nothing can be.
+fn is_none(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 
 fn builder() -> fs::DirBuilder {
@@ -142,6 +176,8 @@ fn gone(done: io::Result<()>) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::symlink;
+
     use super::*;
 
     #[test]
@@ -162,10 +198,15 @@ mod tests {
         }
         fs::write(place("torn").join(FILE), "{").unwrap();
         fs::create_dir_all(dir.path().join("p/unfinished/globalmount")).unwrap();
-        let mut found: Vec<Record> = all(dir.path());
-        found.sort_by(|a, b| a.handle.cmp(&b.handle));
-        assert_eq!(found, [record("../.."), record("one")]);
-        assert_eq!(all(&dir.path().join("none")), []);
+        fs::write(dir.path().join("p/file"), "").unwrap();
+        let mut found = all(dir.path());
+        found.records.sort_by(|a, b| a.handle.cmp(&b.handle));
+        assert_eq!(found, Found { records: vec![record("../.."), record("one")], unread: [place("torn")].into() });
+        assert_eq!(all(&dir.path().join("none")), Found::default());
+        // A directory that does not say what is in it.
+        symlink(dir.path().join("loop"), dir.path().join("loop")).unwrap();
+        assert_eq!(all(dir.path()).unread, [dir.path().join("loop"), place("torn")].into());
+        assert_eq!(all(&dir.path().join("loop")).unread, [dir.path().join("loop")].into());
         assert_eq!(read(dir.path(), &place("none")).unwrap(), None);
         read(dir.path(), &place("torn")).unwrap_err();
         fs::write(place("torn").join(FILE), fs::read(place("one").join(FILE)).unwrap()).unwrap();
@@ -200,6 +241,6 @@ mod tests {
         record.device = Some("/dev/x".into());
         write(&place, &record).unwrap();
         make_staging(&place).unwrap();
-        assert_eq!(all(dir.path()), [record]);
+        assert_eq!(all(dir.path()), Found { records: vec![record], unread: BTreeSet::new() });
     }
 }

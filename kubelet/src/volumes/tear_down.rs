@@ -4,7 +4,7 @@
 
 use std::{
     collections::BTreeMap,
-    fs,
+    fs, io,
     path::{Path, PathBuf},
 };
 
@@ -26,7 +26,9 @@ pub async fn all(plugins: Table, nodes: &NodeVolumes, host: &Host, uid: &str) ->
     let (pod_dir, private) = (dirs::pod(&host.root_dir, uid), host.private.of_pod(uid));
     let failed = |why: String| (pod_dir.clone(), why);
     let (root, pod_uid) = (host.root_dir.clone(), uid.to_owned());
-    let mut there = blocking(move || Ok(present(&root, &pod_uid))).await.map_err(failed)?;
+    let present = move || present(&root, &pod_uid).map_err(|e| format!("failed to see the pod's volumes: {e}"));
+    let mut there = blocking(present).await.map_err(failed)?;
+    nodes.look_again(host).await;
     for used in nodes.of_pod(uid).await {
         let (name, mode) = (used.user.volume, used.user.mode);
         let dir = mode.dir(&host.root_dir, uid, &used.plugin, &name);
@@ -37,7 +39,11 @@ pub async fn all(plugins: Table, nodes: &NodeVolumes, host: &Host, uid: &str) ->
         // Of a kind that is not known there are mounts and files, and those go below.
         let Some(plugin) = plugins.iter().find(|known| known.name() == plugin) else { continue };
         if plugin.node().is_some() && volume.node.is_none() {
-            // So it is where the record is lost or cannot be read, from which the plugin would know what it is to take away.
+            // From the record the plugin would know what it is to take away. While that may be one that cannot be read, what is mounted stays: whoever
+            // detaches would have it under a live mount.
+            if let Some(why) = nodes.unread(plugin.name()) {
+                return Err(failed(format!("UnmountVolume.TearDown failed for volume {name:?} : {why}")));
+            }
             tracing::error!(uid, plugin = plugin.name(), volume = name, "a volume goes without its plugin: it has no record");
             continue;
         }
@@ -52,23 +58,31 @@ pub async fn all(plugins: Table, nodes: &NodeVolumes, host: &Host, uid: &str) ->
 }
 
 /// The volumes that have a place below the pod's directory.
-fn present(root_dir: &Path, uid: &str) -> BTreeMap<Names, VolumeToUnmount> {
-    let names = |dir: &Path| {
-        let entries = fs::read_dir(dir).into_iter().flatten().flatten();
-        entries.filter_map(|entry| entry.file_name().into_string().ok()).collect::<Vec<_>>()
-    };
+///
+/// # Errors
+/// What the file system says: what is not seen would go without its plugin.
+fn present(root_dir: &Path, uid: &str) -> io::Result<BTreeMap<Names, VolumeToUnmount>> {
     let mut found = BTreeMap::new();
     for (mode, root) in [(Mode::Filesystem, dirs::volumes(root_dir, uid)), (Mode::Block, dirs::devices(root_dir, uid))] {
-        for dir in names(&root) {
+        for dir in names(&root)? {
             let Some(plugin) = dir.strip_prefix(dirs::PLUGIN) else { continue };
-            for name in names(&root.join(&dir)) {
+            for name in names(&root.join(&dir))? {
                 let dir = mode.dir(root_dir, uid, plugin, &name);
                 let volume = VolumeToUnmount { pod_uid: uid.into(), name: name.clone(), mode, dir, node: None };
                 found.insert((plugin.to_owned(), name, mode), volume);
             }
         }
     }
-    found
+    Ok(found)
+}
+
+fn names(dir: &Path) -> io::Result<Vec<String>> {
+    let entries = match fs::read_dir(dir) {
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => return Ok(Vec::new()),
+        entries => entries?,
+    };
+    let names = entries.map(|entry| Ok(entry?.file_name().into_string().ok()));
+    names.filter_map(io::Result::transpose).collect()
 }
 
 /// Unmounts all below a directory, then deletes it.

@@ -33,10 +33,11 @@ test:
 	$(MAKE) --jobs=2 --keep-going --output-sync test-of-nodes test-others
 	cargo test --workspace $(ALONE:%=--test %)
 
-# Three clusters of machines at a time, and what needs no node beside the one that has it.
-test-of-nodes: export RUST_TEST_THREADS = 3
+# Two clusters of machines at a time, and what needs no node beside the one that has it.
+test-of-nodes: export RUST_TEST_THREADS = 2
 test-of-nodes:
 	cargo test --workspace $(OF_NODES:%=--test %) --no-fail-fast
 
+# Clients of the other row give up after some seconds: who only works lets them go first.
 test-others:
-	cargo test --workspace --lib --bins $(OTHERS:%=--test %) --no-fail-fast
+	nice -n 5 cargo test --workspace --lib --bins $(OTHERS:%=--test %) --no-fail-fast

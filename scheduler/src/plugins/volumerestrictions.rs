@@ -114,34 +114,35 @@ impl<'a> Held<'a> {
     fn by(pod: &'a PodInfo) -> Self {
         let mut held = Self::default();
         for disk in disks(pod) {
-            let (sort, name, writes) = match disk {
-                Disk::Rbd { monitors, pool, image, read_only } => {
-                    let by_monitor = held.images.entry((pool, image)).or_default();
-                    monitors.iter().for_each(|monitor| *by_monitor.entry(monitor).or_default() |= !read_only);
-                    continue;
-                }
-                Disk::Gce { name, read_only } => (Sort::Gce, name, !read_only),
-                Disk::Iscsi { iqn, read_only } => (Sort::Iscsi, iqn, !read_only),
-                // It is had by one, whoever only reads.
-                Disk::Aws { id } => (Sort::Aws, id, true),
-            };
-            *held.disks.entry((sort, name)).or_default() |= writes;
+            if let Some((sort, name, writes)) = named(disk) {
+                *held.disks.entry((sort, name)).or_default() |= writes;
+            } else if let Disk::Rbd { monitors, pool, image, read_only } = disk {
+                let by_monitor = held.images.entry((pool, image)).or_default();
+                monitors.iter().for_each(|monitor| *by_monitor.entry(monitor).or_default() |= !read_only);
+            }
         }
         held
     }
 
     /// Whether another pod of the node cannot have this one beside them. Upstream: `isVolumeConflict`.
     fn conflicts(&self, other: &Disk) -> bool {
-        let (sort, name, writes) = match other {
-            Disk::Rbd { monitors, pool, image, read_only } => {
-                let Some(by_monitor) = self.images.get(&(pool.as_str(), image.as_str())) else { return false };
-                return monitors.iter().any(|monitor| by_monitor.get(monitor.as_str()).is_some_and(|writes| *writes || !read_only));
-            }
-            Disk::Gce { name, read_only } => (Sort::Gce, name, !read_only),
-            Disk::Iscsi { iqn, read_only } => (Sort::Iscsi, iqn, !read_only),
-            Disk::Aws { id } => (Sort::Aws, id, true),
-        };
-        self.disks.get(&(sort, name.as_str())).is_some_and(|held| *held || writes)
+        if let Some((sort, name, writes)) = named(other) {
+            return self.disks.get(&(sort, name)).is_some_and(|held| *held || writes);
+        }
+        let Disk::Rbd { monitors, pool, image, read_only } = other else { return false };
+        let Some(by_monitor) = self.images.get(&(pool.as_str(), image.as_str())) else { return false };
+        monitors.iter().any(|monitor| by_monitor.get(monitor.as_str()).is_some_and(|writes| *writes || !read_only))
+    }
+}
+
+/// One that its name alone tells apart, and whether it counts as written to.
+fn named(disk: &Disk) -> Option<(Sort, &str, bool)> {
+    match disk {
+        Disk::Gce { name, read_only } => Some((Sort::Gce, name, !read_only)),
+        Disk::Iscsi { iqn, read_only } => Some((Sort::Iscsi, iqn, !read_only)),
+        // It is had by one, whoever only reads.
+        Disk::Aws { id } => Some((Sort::Aws, id, true)),
+        Disk::Rbd { .. } => None,
     }
 }
 

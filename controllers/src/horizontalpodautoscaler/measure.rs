@@ -105,19 +105,6 @@ struct Named {
     name: String,
 }
 
-#[derive(Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-struct Group {
-    preferred_version: Option<GroupVersion>,
-    versions: Option<Vec<GroupVersion>>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct GroupVersion {
-    version: String,
-}
-
 /// A quantity's thousandths, rounded up: as text or as a number; nothing is none.
 #[derive(Clone, Copy, Default)]
 struct Milli(i64);
@@ -237,11 +224,10 @@ impl<'a> Measuring<'a> {
         {
             return Ok(version.clone());
         }
-        let group: Group = self.asks.get(&path(&["apis", CUSTOM])?, self.until).await.map_err(|refused| match refused.code {
+        let all = self.asks.versions(CUSTOM, self.until).await.map_err(|refused| match refused.code {
             404 => format!("no custom metrics API ({CUSTOM}) registered"),
             _ => refused.message,
         })?;
-        let all = group.preferred_version.into_iter().chain(group.versions.into_iter().flatten()).map(|known| known.version);
         let known = all.into_iter().find(|version| CUSTOM_VERSIONS.contains(&version.as_str()));
         let version = known.ok_or("no known available metric versions found")?;
         *self.asks.custom_version.lock() = Some((version.clone(), now + self.asks.custom_version_lasts));

@@ -137,7 +137,8 @@ impl Asks {
         Err(none())
     }
 
-    async fn versions(&self, group: &str, until: Instant) -> Result<Vec<String>, Refused> {
+    /// The preferred one first.
+    pub async fn versions(&self, group: &str, until: Instant) -> Result<Vec<String>, Refused> {
         if group.is_empty() {
             return Ok(vec!["v1".to_owned()]);
         }

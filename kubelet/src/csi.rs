@@ -40,13 +40,14 @@ pub struct Csi {
 impl Csi {
     /// `nodes` has this node's own object.
     pub fn new(node_name: &str, client: Client, nodes: Cache<Node>, recorder: Recorder) -> Arc<Self> {
+        let objects = Objects::new(client);
         Arc::new(Self {
+            node_info: NodeInfo::new(node_name, &objects),
             recorder,
             node_name: node_name.to_owned(),
             drivers: Drivers::default(),
-            objects: Objects::new(client.clone()),
+            objects,
             in_use: InUse::new(node_name, nodes),
-            node_info: NodeInfo::new(node_name, client),
             changing: tokio::sync::Mutex::default(),
         })
     }

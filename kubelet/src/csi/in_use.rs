@@ -11,10 +11,9 @@ use api::{
 };
 use client::Cache;
 use parking_lot::Mutex;
+use podspec::csi::PREFIX;
 use tokio::sync::{Notify, watch};
 
-/// What all names begin with that are ours to say.
-const PREFIX: &str = "kubernetes.io/csi/";
 /// Until it is attached, or the pod's set-up is tried again.
 const ATTACHED_BOUND: Duration = Duration::from_secs(20);
 

@@ -5,7 +5,6 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use api::{names::segment, task::Group};
-use client::kube::Client;
 use futures::{FutureExt, future::BoxFuture};
 use http::Method;
 use serde_json::{Map, Value, json};
@@ -38,8 +37,8 @@ pub struct NodeInfo {
 }
 
 impl NodeInfo {
-    pub fn new(node_name: &str, client: Client) -> Self {
-        Self { node_name: node_name.to_owned(), objects: Objects::new(client) }
+    pub fn new(node_name: &str, objects: &Objects) -> Self {
+        Self { node_name: node_name.to_owned(), objects: objects.clone() }
     }
 
     /// Every node has a CSINode, as upstream's.

@@ -12,7 +12,7 @@ use api::{
 use sha2::{Digest, Sha256};
 
 /// What the names of such volumes begin with, in `status.volumesAttached` and `status.volumesInUse` of nodes.
-const PREFIX: &str = "kubernetes.io/csi/";
+pub const PREFIX: &str = "kubernetes.io/csi/";
 
 /// What a volume of a driver is.
 pub fn source(volume: &PersistentVolume) -> Option<&CSIPersistentVolumeSource> {

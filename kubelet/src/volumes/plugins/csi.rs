@@ -14,7 +14,7 @@ use std::{collections::HashMap, path::Path};
 use api::k8s::api::core::v1::{PersistentVolume, Volume};
 use async_trait::async_trait;
 use csi::v1::{NodeStageVolumeRequest, NodeUnpublishVolumeRequest, NodeUnstageVolumeRequest};
-use podspec::csi::{attachment_name, is_attachable};
+use podspec::csi::{PREFIX, attachment_name, is_attachable};
 use serde_json::Value;
 
 use self::spec::{ATTACHABLE, Recorded, Spec};
@@ -158,7 +158,7 @@ impl NodePlugin for Csi {
 
 /// As `volumesInUse` and `volumesAttached` name it. Upstream: `GetUniqueVolumeName`.
 fn in_use(node: &NodeVolume) -> String {
-    format!("kubernetes.io/{NAME}/{}", node.handle)
+    format!("{PREFIX}{}", node.handle)
 }
 
 /// The VolumeAttachment, which says that it is attached. Upstream: `WaitForAttach`, `verifyAttachmentStatus`.

@@ -197,7 +197,7 @@ impl Log {
         let queue = Arc::<Queue>::default();
         let (room, is_stuck) = (Arc::new(Semaphore::new(WAITING_BYTES_MAX >> 10)), Arc::<AtomicBool>::default());
         let (taken, stuck) = (queue.clone(), is_stuck.clone());
-        // No more is in it than there is room for.
+        // No more is in it than there are requests that wait.
         let (tell, told) = mpsc::unbounded_channel();
         std::thread::Builder::new().name("audit-log".into()).spawn(move || {
             writer.run(&taken, &stuck, &tell);

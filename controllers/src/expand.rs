@@ -13,12 +13,10 @@ use api::{
     quantity::Quantity,
 };
 use client::{Cache, Caches};
-use podspec::claims::{LOCAL_PROVISIONER, PROVISIONED_BY, annotation, is_bound_to, volume_name};
+use podspec::claims::{LOCAL_PROVISIONER, PROVISIONED_BY, RESIZE_CONDITIONS, annotation, is_bound_to, volume_name};
 use reconcile::{Action, Controller, Matters, Plan, Wake};
 
 const STORAGE: &str = "storage";
-/// Conditions that are over once a claim has what it asked for. Upstream: `knownResizeConditions`.
-const RESIZING: [&str; 4] = ["Resizing", "FileSystemResizePending", "ControllerResizeError", "NodeResizeError"];
 
 pub struct Expansion {
     claims: Cache<PersistentVolumeClaim>,
@@ -102,7 +100,7 @@ fn has_size(claim: &PersistentVolumeClaim, size: &resource::Quantity) -> Action 
         statuses.remove(STORAGE);
     }
     status.allocated_resource_statuses = status.allocated_resource_statuses.take().filter(|statuses| !statuses.is_empty());
-    let rest = status.conditions.take().into_iter().flatten().filter(|one| !RESIZING.contains(&one.type_.as_str()));
+    let rest = status.conditions.take().into_iter().flatten().filter(|one| !RESIZE_CONDITIONS.contains(&one.type_.as_str()));
     status.conditions = Some(rest.collect::<Vec<_>>()).filter(|rest| !rest.is_empty());
     Action::update_status(&changed)
 }

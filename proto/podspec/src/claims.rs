@@ -24,6 +24,8 @@ pub const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
 /// On claims: who is to make a volume.
 pub const STORAGE_PROVISIONER: &str = "volume.kubernetes.io/storage-provisioner";
 pub const BETA_STORAGE_PROVISIONER: &str = "volume.beta.kubernetes.io/storage-provisioner";
+/// Types of a claim's conditions that are over once it has what it asked for. Upstream: `knownResizeConditions`.
+pub const RESIZE_CONDITIONS: [&str; 4] = ["Resizing", "FileSystemResizePending", "ControllerResizeError", "NodeResizeError"];
 /// On volumes: who made them.
 pub const PROVISIONED_BY: &str = "pv.kubernetes.io/provisioned-by";
 /// On claims and volumes: the class, before the field.

@@ -13,6 +13,7 @@ use api::{
 };
 use csi::v1::{CapacityRange, NodeExpandVolumeRequest};
 use http::Method;
+use podspec::claims::RESIZE_CONDITIONS;
 use serde_json::{Map, Value, json};
 
 use super::{
@@ -32,8 +33,6 @@ const STORAGE: &str = "storage";
 const PENDING: &str = "NodeResizePending";
 const IN_PROGRESS: &str = "NodeResizeInProgress";
 const INFEASIBLE: &str = "NodeResizeInfeasible";
-/// The conditions that are about resizing. Upstream: `knownResizeConditions`.
-const CONDITIONS: [&str; 4] = ["Resizing", "FileSystemResizePending", "ControllerResizeError", "NodeResizeError"];
 
 /// While the volume is made ready at `path`.
 ///
@@ -193,7 +192,7 @@ async fn write(volume: &VolumeToMount, claim: &PersistentVolumeClaim, outcome: &
 fn patch(claim: &PersistentVolumeClaim, outcome: &Outcome, now: Timestamp) -> Option<Value> {
     let status = claim.status.clone().unwrap_or_default();
     let old: Vec<Value> = status.conditions.iter().flatten().map(|condition| json!(condition)).collect();
-    let is_of_resizing = |condition: &Value| CONDITIONS.iter().any(|known| condition["type"] == *known);
+    let is_of_resizing = |condition: &Value| RESIZE_CONDITIONS.iter().any(|known| condition["type"] == *known);
     let with_error = |why: &str| {
         let message = format!("failed to expand pvc with {why}");
         let error = json!({"type": "NodeResizeError", "status": "True", "lastTransitionTime": rfc3339(now), "message": message});
